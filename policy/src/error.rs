@@ -1,0 +1,59 @@
+//! Errors that name what is at fault: the field of a policy, or the policy that no longer fits.
+
+use crate::model::PolicyId;
+
+/// Why a set of policies cannot be compiled. Nothing is ever left out in silence: the caller keeps what was in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// The policies that select one workload have more rules than can be numbered.
+    #[error(
+        "{policy}: the policies that select workload {workload} have more than {limit} {kind} rules together"
+    )]
+    TooManyRules {
+        /// The policy at which the limit is passed, in the order of names.
+        policy: PolicyId,
+        /// The workload, `namespace/name`.
+        workload: String,
+        /// The limit.
+        limit: usize,
+        /// `network` or `system call`.
+        kind: &'static str,
+    },
+    /// Two policies share one name.
+    #[error("{policy}: two policies have this name")]
+    DuplicatePolicy {
+        /// The name.
+        policy: PolicyId,
+    },
+    /// A policy says something that `validate` refuses.
+    #[error("{policy}: {source}")]
+    Invalid {
+        /// The policy.
+        policy: PolicyId,
+        /// What is wrong with it.
+        source: FieldError,
+    },
+    /// The numbers for classes are used up (after four billion of them).
+    #[error("{policy}: no class number is left; the agent has to be restarted")]
+    TooManyClasses {
+        /// A policy whose peers could not be given a class.
+        policy: PolicyId,
+    },
+}
+
+/// A field of a policy that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("spec.{field}: {problem}")]
+pub struct FieldError {
+    /// The field below `spec`, such as `network.ingress.allow[0].ports[1].endPort`.
+    pub field: String,
+    /// What is wrong with it, for a human, without the field's name.
+    pub problem: String,
+}
+
+impl FieldError {
+    /// An error of `field` (below `spec`).
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
