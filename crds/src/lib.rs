@@ -1,1 +1,50 @@
-//! x
+//! The Holdfast API: the six kinds of group `holdfast.dev`, version `v1alpha1`, as Rust types.
+//!
+//! Users write [`WorkloadPolicy`], [`ClusterWorkloadPolicy`], [`NodeAgent`] and [`ExternalWorkload`]; agents write
+//! [`WorkloadNode`]; the operator writes [`AddressSlice`]. The Rust types are the source of the CRDs.
+//! A field exists only when the whole system honours it.
+
+pub mod address_slice;
+pub mod cluster_workload_policy;
+pub mod external_workload;
+pub mod network;
+pub mod node_agent;
+pub mod policy_status;
+pub mod selector;
+pub mod syscalls;
+pub mod workload_node;
+pub mod workload_policy;
+
+pub use address_slice::AddressSlice;
+pub use cluster_workload_policy::ClusterWorkloadPolicy;
+pub use external_workload::ExternalWorkload;
+pub use node_agent::NodeAgent;
+pub use workload_node::WorkloadNode;
+pub use workload_policy::WorkloadPolicy;
+
+/// The API group of all kinds.
+pub const GROUP: &str = "holdfast.dev";
+/// The only served version.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` as it stands in documents.
+pub const API_VERSION: &str = "holdfast.dev/v1alpha1";
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+
+    #[test]
+    fn every_kind_yields_a_crd() {
+        for crd in [
+            super::WorkloadPolicy::crd(),
+            super::ClusterWorkloadPolicy::crd(),
+            super::NodeAgent::crd(),
+            super::ExternalWorkload::crd(),
+            super::WorkloadNode::crd(),
+            super::AddressSlice::crd(),
+        ] {
+            assert_eq!(crd.spec.group, super::GROUP);
+            println!("{}", serde_json::to_string(&crd).unwrap());
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The kind `WorkloadNode`: what an agent reports of its node. Status only; named as the node.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A WorkloadNode has no spec; on the wire there is none.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "WorkloadNode",
+    shortname = "wln",
+    category = "holdfast",
+    status = "WorkloadNodeStatus",
+    derive = "PartialEq",
+    no_spec,
+    doc = "What an agent reports of its node: the kernel, its mechanisms, and what each policy was given there.",
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel.release"),
+    printcolumn(name = "Arch", type_ = "string", json_path = ".status.kernel.architecture"),
+    printcolumn(name = "Observed", type_ = "date", json_path = ".status.observedAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct WorkloadNodeSpec {}
+
+/// What an agent reports of its node.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadNodeStatus {
+    /// The UID of the Kubernetes node; empty where there is none. A report counts for this node only.
+    #[serde(default)]
+    pub node_uid: String,
+    /// The kernel's boot id. A report counts for this boot only.
+    #[serde(default)]
+    pub boot_id: String,
+    /// The agent's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// The node's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+    /// What the kernel can do, as probed by its effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub mechanisms: Vec<Mechanism>,
+    /// The policies that select a workload of this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub policies: Vec<PolicyReport>,
+    /// Policies left out of `policies` because the report would have become too large.
+    #[serde(default)]
+    pub omitted: i64,
+    /// What is wrong with the agent's source, such as a policy that does not parse; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub errors: Vec<SourceError>,
+    /// The most recent error of the agent itself, such as a map that could not be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// When the agent last looked at what it reports here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+/// The node's kernel.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kernel {
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// As `uname -m` prints it.
+    pub architecture: String,
+}
+
+/// One mechanism of the kernel.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mechanism {
+    /// Its name, as the `mechanism` label of metrics has it.
+    pub name: String,
+    /// Whether it works.
+    pub state: MechanismState,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether a mechanism works.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum MechanismState {
+    /// Its effect was seen.
+    Available,
+    /// The kernel does not have it, or has it without effect.
+    Unavailable,
+    /// Finding out failed.
+    Error,
+}
+
+/// What one policy was given on this node.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReport {
+    /// The policy's namespace; absent for a ClusterWorkloadPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// The policy's UID.
+    pub uid: String,
+    /// The generation that `state` is about.
+    pub generation: i64,
+    /// How far that generation got.
+    pub state: PolicyState,
+    /// The generation in force, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<i64>,
+    /// Why the state is not `Programmed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Workloads of this node that the policy selects.
+    #[serde(default)]
+    pub workloads: i64,
+    /// Rules whose given differs from asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub rules: Vec<RuleReport>,
+    /// Rules left out of `rules` because the report would have become too large.
+    #[serde(default)]
+    pub omitted: i64,
+}
+
+/// How far a policy's generation got on a node.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum PolicyState {
+    /// Seen, and not yet in the kernel.
+    Pending,
+    /// Written to the kernel and read back.
+    Programmed,
+    /// The kernel refused it, or a map is full; an earlier generation may be in force.
+    Failed,
+    /// The policy itself is wrong; an earlier generation may be in force.
+    Invalid,
+}
+
+/// A rule whose given differs from asked.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleReport {
+    /// The rule's path in the spec, such as `syscalls.rules[0]`.
+    pub rule: String,
+    /// What the rule asks for.
+    pub asked: Asked,
+    /// What it really does here.
+    pub given: Given,
+    /// The mechanism that gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Why it is not what was asked, in one word of CamelCase.
+    pub reason: String,
+}
+
+/// What a rule asks for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Asked {
+    /// Let it through.
+    Allow,
+    /// Let it through and record it.
+    Audit,
+    /// Refuse it.
+    Deny,
+    /// Kill the process.
+    Kill,
+}
+
+/// What a rule really does on a node. Only the first two refuse before the effect.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Given {
+    /// The call or packet has no effect.
+    Deny,
+    /// The call has no effect, and the process dies.
+    DenyAndKill,
+    /// The process dies, the call's effect may stand.
+    KillAfterEffect,
+    /// It is let through and recorded.
+    Audit,
+    /// Nothing: this node has no mechanism for it.
+    NotCovered,
+    /// Nothing: this node does not have what the rule names.
+    NotApplicable,
+}
+
+/// Something wrong with one object or file of the agent's source.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceError {
+    /// The object (`kind namespace/name`) or the file and document.
+    pub origin: String,
+    /// What is wrong, naming the field.
+    pub message: String,
+}

@@ -1,0 +1,68 @@
+//! The kind `WorkloadPolicy`.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::network::Network;
+use crate::policy_status::PolicyStatus;
+use crate::selector::LabelSelector;
+use crate::syscalls::Syscalls;
+
+/// Rules for the workloads that a label selector picks in the policy's namespace.
+#[derive(Clone, CustomResource, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "WorkloadPolicy",
+    plural = "workloadpolicies",
+    namespaced,
+    shortname = "wlp",
+    category = "holdfast",
+    status = "PolicyStatus",
+    derive = "PartialEq",
+    doc = "Rules for the workloads that a label selector picks in its namespace.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+    ),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.selected"),
+    printcolumn(name = "Done", type_ = "integer", json_path = ".status.nodes.programmed"),
+    printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadPolicySpec {
+    /// The workloads, by their labels. `{}` is every workload of the namespace.
+    pub selector: LabelSelector,
+    /// The containers that `syscalls` concerns, by name. Absent: all, init and ephemeral ones included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub containers: Option<Vec<String>>,
+    /// Whether the rules refuse, or only record what they would have refused.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Network rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// System call rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syscalls: Option<Syscalls>,
+}
+
+/// Whether a policy's rules refuse.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Mode {
+    /// What the rules refuse does not happen.
+    #[default]
+    Enforce,
+    /// Nothing is refused; what would have been is recorded.
+    Audit,
+}
