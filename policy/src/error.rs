@@ -25,27 +25,16 @@ pub enum CompileError {
         /// The name.
         policy: PolicyId,
     },
-    /// A policy says something that `validate` refuses.
-    #[error("{policy}: {source}")]
-    Invalid {
-        /// The policy.
-        policy: PolicyId,
-        /// What is wrong with it.
-        source: FieldError,
-    },
-    /// The numbers for classes are used up (after four billion of them).
-    #[error("{policy}: no class number is left; the agent has to be restarted")]
-    TooManyClasses {
-        /// A policy whose peers could not be given a class.
-        policy: PolicyId,
-    },
+    /// The numbers for classes are used up, after four billion of them.
+    #[error("no class number is left: start again without the previous result")]
+    TooManyClasses,
 }
 
 /// A field of a policy that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("spec.{field}: {problem}")]
+#[error("spec{}{field}: {problem}", if .field.is_empty() { "" } else { "." })]
 pub struct FieldError {
-    /// The field below `spec`, such as `network.ingress.allow[0].ports[1].endPort`.
+    /// The field below `spec`, such as `network.ingress.allow[0].ports[1].endPort`; empty = `spec` itself.
     pub field: String,
     /// What is wrong with it, for a human, without the field's name.
     pub problem: String,

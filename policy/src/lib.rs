@@ -1,6 +1,9 @@
 //! What a Holdfast policy means, and its translation for the kernel.
 //!
 //! * [`model`]: policies, workloads and what is known of the network, as plain data.
+//! * [`validate`]: what can be said against a policy without knowing a cluster.
+//! * [`decide`]: the reference verdict, written straight from the semantics. It is the oracle of every test and the
+//!   engine of `holdfast-agent explain`.
 //! * [`compile`]: policies, workloads and the known network become classes and tables that a kernel program reads
 //!   with a few look-ups; [`compile::lookup`] reads them exactly as the kernel does.
 //! * [`syscalls`]: names, numbers, groups and signatures of system calls.
@@ -8,7 +11,9 @@
 //! Nothing here knows Kubernetes' client, the kernel, the clock or the disk: the same input gives the same output.
 
 pub mod compile;
+pub mod decide;
 pub mod error;
 pub mod model;
 pub mod selector;
 pub mod syscalls;
+pub mod validate;

@@ -13,7 +13,7 @@ pub use network::{
     Direction, Entity, IpBlock, NetRule, Network, OnDeny, Peer, PortMatch, PortRef, Protocol, Rules,
 };
 pub use policy::{Mode, NamespaceTarget, Policy, PolicyId, RulePath, RuleRef, Target, selecting};
-pub use syscall::{Action, ArgCondition, ArgOp, Fallback, SyscallRule, Syscalls};
+pub use syscall::{ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Fallback, SyscallRule, Syscalls};
 pub use world::{
     AddressFacts, Backends, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Service,
     Workload, World,

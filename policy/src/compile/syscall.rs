@@ -81,6 +81,8 @@ pub struct Clause {
 /// How many bits of an argument register the call looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Width {
+    /// The lower 16.
+    Bits16,
     /// The lower 32.
     Bits32,
     /// All 64.
@@ -90,8 +92,8 @@ pub enum Width {
 /// A condition on one argument register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Condition {
-    /// Which argument, 0 to 5.
-    pub index: u8,
+    /// The argument register, 0 to 5.
+    pub register: u8,
     /// The comparison `argument OP value`; the mask of `MaskedEqual` is cut to the width.
     pub op: ArgOp,
     /// The value, cut to the width.
@@ -106,7 +108,7 @@ impl Condition {
     /// Whether the condition holds for the six argument registers, exactly as the kernel computes it.
     #[must_use]
     pub fn holds(&self, args: &[u64; 6]) -> bool {
-        let Some(&register) = args.get(usize::from(self.index)) else { return false };
+        let Some(&register) = args.get(usize::from(self.register)) else { return false };
         let (argument, value) = (self.number(register), self.number(self.value));
         match self.op {
             ArgOp::Equal => argument == value,
@@ -123,6 +125,7 @@ impl Condition {
     /// unsigned comparison serves all.
     fn number(&self, register: u64) -> u64 {
         let (cut, sign) = match self.width {
+            Width::Bits16 => (register & 0xffff, 1 << 15),
             Width::Bits32 => (register & 0xffff_ffff, 1 << 31),
             Width::Bits64 => (register, 1 << 63),
         };

@@ -2,6 +2,50 @@
 
 use std::fmt;
 
+use crate::syscalls::{self, Abi, ArgKind, Entry, Operand};
+
+/// The calls that are always allowed: without them a process cannot even end, or return from a signal. A rule that
+/// names one is refused; a group that holds one does not concern it.
+pub const ALWAYS_ALLOWED: [&str; 5] = ["exit", "exit_group", "restart_syscall", "rt_sigreturn", "sigreturn"];
+
+/// Where the argument of a condition is found when the call `name` is made by this entry of an ABI.
+///
+/// `None` where it cannot be compared there: it lies in memory or in two registers, the entry is another call whose
+/// arguments are not laid out alike, or the value is wider than the argument. Such a condition counts as met in a rule
+/// that refuses, and as not met in one that lets through.
+#[must_use]
+pub fn operand(abi: Abi, name: &str, entry: Entry, condition: &ArgCondition) -> Option<Operand> {
+    if entry.selector.is_some() {
+        return None;
+    }
+    let made = syscalls::name(abi, entry.number)?;
+    if made != name {
+        let (wanted, there) = (syscalls::signature(name)?, syscalls::signature(made)?);
+        let alike =
+            wanted.iter().map(|kind| kind.is_pointer()).eq(there.iter().map(|kind| kind.is_pointer()));
+        if !alike {
+            return None;
+        }
+    }
+    let operand = syscalls::operand(abi, made, usize::from(condition.index))?;
+    let comparable = !operand.kind.is_pointer()
+        && fits(condition.value, operand.kind)
+        && match condition.op {
+            ArgOp::MaskedEqual { mask } => fits(mask, operand.kind),
+            _ => true,
+        };
+    comparable.then_some(operand)
+}
+
+/// Whether an argument of this kind can hold the value (in two's complement of 64 bits).
+#[must_use]
+pub fn fits(value: u64, kind: ArgKind) -> bool {
+    match kind.width() {
+        64.. => true,
+        width => value >> width == 0 || (value.cast_signed() >> (width - 1)) == -1,
+    }
+}
+
 /// The system call rules of a policy. A call that no rule matches is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Syscalls {
