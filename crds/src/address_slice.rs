@@ -64,9 +64,9 @@ pub struct IdentityEntry {
     pub id: u32,
     /// The namespace.
     pub namespace: String,
-    /// The service account's name.
-    #[serde(default)]
-    pub service_account: String,
+    /// The service account's name; absent for an external workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
     /// The labels, without those that differ for each pod.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

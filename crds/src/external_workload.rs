@@ -38,9 +38,6 @@ pub struct ExternalWorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub addresses: Vec<String>,
-    /// The service account that policies know it by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_account: Option<String>,
     /// Its cgroups, as paths in the cgroup v2 tree, such as `/system.slice/ledger.service`; rules concern what runs in
     /// them and below. Empty: the whole host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
@@ -40,7 +41,7 @@ pub struct NodeAgentSpec {
     pub image_digest: Option<String>,
     /// The agent container's resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
     /// The nodes that get an agent, by their labels. Empty: all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
@@ -63,6 +64,28 @@ pub struct NodeAgentSpec {
     /// What deleting this object does to what is in force on the nodes.
     #[serde(default)]
     pub on_delete: OnDelete,
+}
+
+/// What the agent's container asks for, and what it may use at most.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    /// What is set aside for it, by resource name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Quantity>,
+    /// What it may use at most, by resource name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+impl From<Resources> for ResourceRequirements {
+    fn from(resources: Resources) -> Self {
+        Self {
+            claims: None,
+            limits: (!resources.limits.is_empty()).then_some(resources.limits),
+            requests: (!resources.requests.is_empty()).then_some(resources.requests),
+        }
+    }
 }
 
 /// How a changed agent is rolled out.

@@ -77,11 +77,11 @@ pub enum ArgOp {
     /// argument ≠ value
     NotEqual,
     /// argument < value
-    Less,
+    LessThan,
     /// argument ≤ value
     LessOrEqual,
     /// argument > value
-    Greater,
+    GreaterThan,
     /// argument ≥ value
     GreaterOrEqual,
     /// argument & mask = value
