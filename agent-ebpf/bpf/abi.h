@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The structures that kernel programs and the agent share. src/abi.rs mirrors them; a test compares both layouts from
+ * BTF. Padding is explicit, there is no bool, ports are in host byte order unless a name ends in _be. */
+#ifndef HF_ABI_H
+#define HF_ABI_H
+
+/* The version of the layout of every pinned map but the flow state, and of the flow state. */
+#define HF_LAYOUT 1
+#define HF_FLOW_LAYOUT 1
+
+enum hf_direction { HF_INGRESS = 0, HF_EGRESS = 1 };
+
+/* IPv6 in network order; IPv4 as ::ffff:a.b.c.d. */
+struct hf_addr {
+	__u32 w[4];
+};
+
+/* hf_workload.flags; the two-bit fields are indexed by direction. */
+#define HF_WL_ISOLATED(dir) (1u << (dir))	 /* by the Enforce policies */
+#define HF_WL_WOULD_ISOLATE(dir) (4u << (dir))	 /* by Enforce and Audit policies together */
+#define HF_WL_REJECT(dir) (16u << (dir))	 /* the default refusal is onDeny: Reject */
+#define HF_WL_NET (1u << 6)			 /* some policy has network rules for it */
+#define HF_WL_HOST_PART (1u << 7)		 /* a part of the host's own network namespace */
+#define HF_WL_ANY_REJECT (1u << 8)		 /* some refusal may be Reject: look at connect */
+#define HF_WL_WHOLE_HOST (1u << 9)		 /* a whole host: its loopback is itself */
+
+#define HF_NO_RULE 0xffff
+
+/* What a workload index stands for. One update flips a workload from one policy set to another. */
+struct hf_workload {
+	__u32 view;
+	__u32 net_set;
+	__u32 sys_set; /* 0 = no system call rules */
+	__u32 pod;     /* one number for all cgroups of a pod, never used again */
+	__u32 gen;     /* differs with every change of any workload */
+	__u32 flags;
+	__u16 default_rule[2];	     /* by direction */
+	__u16 would_default_rule[2]; /* by direction */
+};
+
+/* Entities of an address, and what else is known of it. */
+#define HF_ENT_HOST 1u
+#define HF_ENT_CLUSTER 2u
+#define HF_ENT_WORLD 4u
+#define HF_ENT_KUBE_APISERVER 8u
+#define HF_ENT_MASK 0xffu
+#define HF_ADDR_SERVICE (1u << 8) /* a virtual address: decided by its backends */
+
+struct hf_address {
+	__u32 identity; /* of a pod or external workload; of a service its own number; else 0 */
+	__u32 flags;
+	__u32 pod; /* the pod number where the address is of a pod on this node, else 0 */
+};
+
+/* Classes that every view has. */
+#define HF_CLASS_NONE 0
+#define HF_CLASS_ANY 1
+#define HF_CLASS_NODE_FLOW 2
+
+struct hf_class_key {
+	__u32 view;
+	__u32 identity;
+	__u32 flags; /* hf_address.flags */
+};
+
+#define HF_CIDR_BITS (32 + 128)
+struct hf_cidr_key {
+	__u32 prefixlen; /* 32 + the length of the prefix */
+	__u32 space_be;	 /* view << 1 | is IPv6, in network order as tries compare bytes */
+	struct hf_addr addr; /* IPv4: the address in w[0], the rest zero */
+};
+
+/* Protocols as verdicts name them. */
+#define HF_PROTO_OTHER 255
+
+#define HF_VERDICT_BITS_PORT 96
+#define HF_VERDICT_BITS_PROTO 80
+#define HF_VERDICT_BITS_CLASS 72
+struct hf_verdict_key {
+	__u32 prefixlen;
+	__u32 set_be;
+	__u32 class_be;
+	__u8 direction;
+	__u8 proto;
+	__u16 port_be;
+};
+
+#define HF_V_ALLOW 1
+#define HF_V_DENY 2
+#define HF_V_REJECT 4 /* the refusal that deny_rule names is Reject */
+#define HF_V_WOULD_ALLOW 8
+#define HF_V_WOULD_DENY 16
+struct hf_verdict {
+	__u8 flags;
+	__u8 pad;
+	__u16 deny_rule;
+	__u16 would_rule;
+	__u16 pad2;
+};
+
+/* What was decided for a flow. */
+#define HF_D_DENIED 1
+#define HF_D_REJECT 2
+#define HF_D_WOULD_DENY 4
+struct hf_decision {
+	__u32 gen;
+	__u32 epoch;
+	__u16 rule;	  /* of HF_D_DENIED */
+	__u16 would_rule; /* of HF_D_WOULD_DENY */
+	__u8 flags;
+	__u8 pad[3];
+};
+
+/* TCP: stored with the socket. */
+#define HF_F_DIRECTION_KNOWN 1
+#define HF_F_PEER_KNOWN 2
+#define HF_F_NODE 4 /* opened by a socket of the host's own network namespace */
+struct hf_tcp_flow {
+	struct hf_decision decision;
+	struct hf_addr peer;
+	__u16 port; /* the server's */
+	__u8 direction;
+	__u8 flags;
+};
+
+/* Everything else: found by its addresses. */
+struct hf_flow_key {
+	__u32 pod;
+	struct hf_addr peer;
+	__u16 peer_port;
+	__u16 local_port;
+	__u8 proto;
+	__u8 pad[3];
+};
+struct hf_flow {
+	struct hf_decision decision;
+	__u32 pad;
+	__u64 seen_ns;
+	__u8 direction;
+	__u8 flags;
+	__u8 pad2[6];
+};
+
+/* Flows that this node's own sockets opened to its pods. */
+struct hf_node_flow_key {
+	struct hf_addr from;
+	struct hf_addr to;
+	__u16 from_port;
+	__u16 to_port;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+enum hf_kind {
+	HF_KIND_INGRESS = 0,
+	HF_KIND_EGRESS = 1,
+	HF_KIND_SYSCALL = 2,
+};
+struct hf_counter_key {
+	__u32 workload;
+	__u32 set;
+	__u16 rule;
+	__u8 kind;
+	__u8 given; /* enum hf_given */
+};
+enum hf_given {
+	HF_GIVEN_DROP = 0,
+	HF_GIVEN_REJECT = 1,
+	HF_GIVEN_DENY = 2,
+	HF_GIVEN_DENY_AND_KILL = 3,
+	HF_GIVEN_KILL_AFTER_EFFECT = 4,
+	HF_GIVEN_AUDIT = 5,
+};
+
+/* One element: what holds for the whole node. */
+#define HF_C_NODE_FLOWS 1u /* some pod here is isolated at ingress: record the node's own flows */
+struct hf_control {
+	__u32 epoch; /* moves when addresses or classes change */
+	__u32 host_netns; /* inode number of the host's network namespace */
+	__u32 flags;
+	__u32 pad;
+};
+
+/* A cgroup of the v2 hierarchy came or went. */
+#define HF_CGROUP_PATH 512
+enum hf_cgroup_event_kind { HF_CGROUP_MADE = 1, HF_CGROUP_GONE = 2 };
+struct hf_cgroup_event {
+	__u64 id;
+	__u64 parent;
+	__u32 kind;
+	__u32 path_len; /* with the final zero; 0 = the path did not fit or could not be read */
+	char path[HF_CGROUP_PATH];
+};
+
+/* Processes by thread group id: may the system call and file rules speak to it yet? */
+#define HF_P_EXEMPT 1 /* entered its workload from outside and has not executed a program since */
+#define HF_P_INSIDE 2
+struct hf_process {
+	__u64 cgroup; /* where it was when this was written */
+	__u32 pod;    /* 0 = not known then */
+	__u32 state;
+};
+
+/* System calls: (set, abi, number) -> how many clauses, and by which hooks. */
+enum hf_abi { HF_ABI_NATIVE = 0, HF_ABI_COMPAT = 1 };
+struct hf_syscall_key {
+	__u32 set;
+	__u32 abi;
+	__u32 nr;
+};
+#define HF_MAX_CLAUSES 64
+struct hf_syscall {
+	__u64 hooks; /* bit of enum hf_hook: where this call may be refused on this node */
+	__u32 clauses;
+	__u32 flags;
+};
+#define HF_SYS_AT_ENTRY 1 /* evaluated at sys_enter, as no hook serves */
+
+enum hf_action { HF_A_ALLOW = 0, HF_A_AUDIT = 1, HF_A_DENY = 2, HF_A_KILL = 3 };
+enum hf_op {
+	HF_OP_EQ = 0,
+	HF_OP_NE = 1,
+	HF_OP_LT = 2,
+	HF_OP_LE = 3,
+	HF_OP_GT = 4,
+	HF_OP_GE = 5,
+};
+struct hf_condition {
+	__u64 value; /* cut to the width */
+	__u64 keep;  /* the bits of the argument that are compared: those of the width, and of the mask if there is one */
+	__u64 sign;  /* xor'ed into both sides, so that an order comparison of signed numbers is one of unsigned */
+	__u8 index;
+	__u8 op;
+	__u8 pad[6];
+};
+#define HF_MAX_CONDITIONS 6
+struct hf_clause_key {
+	__u32 set;
+	__u32 abi;
+	__u32 nr;
+	__u32 index;
+};
+#define HF_CL_AUDIT_MODE 1 /* of a policy in mode Audit */
+struct hf_clause {
+	__u16 policy; /* ordinal in the set; the first matching clause of each policy decides */
+	__u16 rule;
+	__u8 action;
+	__u8 flags;
+	__u8 conditions;
+	__u8 pad;
+	struct hf_condition condition[HF_MAX_CONDITIONS];
+};
+
+/* A helper failed: by program and helper. */
+enum hf_program {
+	HF_PROG_EGRESS = 1,
+	HF_PROG_INGRESS,
+	HF_PROG_CONNECT,
+	HF_PROG_SENDMSG,
+	HF_PROG_SOCKOPS,
+	HF_PROG_CGROUP,
+	HF_PROG_PROCESS,
+	HF_PROG_SYSCALL,
+	HF_PROG_SYS_ENTER,
+};
+enum hf_helper {
+	HF_HELPER_MAP_UPDATE = 1,
+	HF_HELPER_STORAGE,
+	HF_HELPER_PROBE_READ,
+	HF_HELPER_RINGBUF,
+	HF_HELPER_SKB_LOAD,
+	HF_HELPER_SEND_SIGNAL,
+	HF_HELPER_COUNTER,
+};
+struct hf_error_key {
+	__u16 program;
+	__u16 helper;
+};
+
+#endif

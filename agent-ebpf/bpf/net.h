@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The verdict on one packet: who the peer is, what the policy set says of it, and what the flow was told before. */
+#ifndef HF_NET_H
+#define HF_NET_H
+
+#include "common.h"
+
+#define HF_AF_INET 2
+#define HF_AF_INET6 10
+#define HF_SOCK_STREAM 1
+#define HF_SOCK_DGRAM 2
+#define HF_SOCK_RAW 3
+#define HF_TCP 6
+#define HF_UDP 17
+#define HF_LOOPBACK_IFINDEX 1
+/* include/net/tcp_states.h */
+#define HF_TCP_SYN_SENT 2
+#define HF_TCP_SYN_RECV 3
+#define HF_TCP_LISTEN 10
+#define HF_TCP_NEW_SYN_RECV 12
+/* A UDP flow without packets for this long is over: a later packet of the peer is a new flow. The time is that of the
+ * kernel's own connection tracking for a stream of UDP packets (nf_conntrack_udp_timeout_stream was 180 s before 5.1,
+ * 120 s since). */
+#define HF_FLOW_IDLE_NS (120ull * 1000 * 1000 * 1000)
+#define HF_FLOW_TOUCH_NS (1000ull * 1000 * 1000)
+
+HF_HASH(addresses, BPF_MAP_TYPE_HASH, struct hf_addr, struct hf_address, 262144, BPF_F_NO_PREALLOC);
+HF_HASH(classes, BPF_MAP_TYPE_HASH, struct hf_class_key, __u32, 131072, BPF_F_NO_PREALLOC);
+HF_HASH(cidrs, BPF_MAP_TYPE_LPM_TRIE, struct hf_cidr_key, __u32, 65536, BPF_F_NO_PREALLOC);
+HF_HASH(verdicts, BPF_MAP_TYPE_LPM_TRIE, struct hf_verdict_key, struct hf_verdict, 1048576, BPF_F_NO_PREALLOC);
+HF_HASH(flows, BPF_MAP_TYPE_LRU_HASH, struct hf_flow_key, struct hf_flow, 65536, 0);
+HF_HASH(node_flows, BPF_MAP_TYPE_LRU_HASH, struct hf_node_flow_key, __u64, 16384, 0);
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct hf_tcp_flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tcp_flows SEC(".maps");
+
+struct hf_packet {
+	struct hf_addr src;
+	struct hf_addr dst;
+	__u16 sport;
+	__u16 dport;
+	__u8 proto; /* as in the header */
+	__u8 v6;
+	__u8 fragment; /* not the first: there are no ports */
+	__u8 broken;   /* it could not be read to its transport header */
+};
+
+/* What is asked: may this workload, in this direction, with this peer? */
+struct hf_question {
+	struct hf_addr peer;
+	__u16 port; /* the server's: the peer's at egress, our own at ingress */
+	__u8 proto;
+	__u8 v6;
+	__u8 fragment;
+	__u8 loopback;
+	__u8 node_flow;
+	__u8 direction;
+};
+
+HF_INLINE void hf_v4(struct hf_addr *addr, __u32 be)
+{
+	addr->w[0] = 0;
+	addr->w[1] = 0;
+	addr->w[2] = bpf_htonl(0xffff);
+	addr->w[3] = be;
+}
+
+HF_INLINE int hf_is_v4_mapped(const struct hf_addr *addr)
+{
+	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == bpf_htonl(0xffff);
+}
+
+HF_INLINE int hf_is_loopback(const struct hf_addr *addr)
+{
+	if (hf_is_v4_mapped(addr))
+		return (bpf_ntohl(addr->w[3]) >> 24) == 127;
+	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == 0 && addr->w[3] == bpf_htonl(1);
+}
+
+/* --- reading the packet ------------------------------------------------------------------------------------------ */
+
+struct hf_ip4 {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 len;
+	__be16 id;
+	__be16 frag;
+	__u8 ttl;
+	__u8 proto;
+	__be16 check;
+	__be32 src;
+	__be32 dst;
+};
+struct hf_ip6 {
+	__be32 flow;
+	__be16 len;
+	__u8 next;
+	__u8 hops;
+	struct hf_addr src;
+	struct hf_addr dst;
+};
+struct hf_ports {
+	__be16 src;
+	__be16 dst;
+};
+struct hf_ext {
+	__u8 next;
+	__u8 len;
+	__be16 frag;
+};
+
+HF_INLINE int hf_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
+{
+	return bpf_skb_load_bytes(skb, offset, to, size);
+}
+
+/* IPv6 has hop-by-hop options, routing, fragment, authentication and destination options before the transport header
+ * (RFC 8200 section 4.1), each at most once in practice; a longer chain counts as broken. */
+#define HF_MAX_EXT 8
+HF_INLINE void hf_parse6(struct __sk_buff *skb, struct hf_packet *p, __u32 *offset)
+{
+	struct hf_ext ext;
+	__u8 next = p->proto;
+	int i;
+
+	for (i = 0; i < HF_MAX_EXT; i++) {
+		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60 && next != 135) {
+			p->proto = next;
+			return;
+		}
+		if (hf_load(skb, *offset, &ext, sizeof(ext))) {
+			p->broken = 1;
+			return;
+		}
+		if (next == 44) {
+			if (bpf_ntohs(ext.frag) & 0xfff8) {
+				p->fragment = 1;
+				p->proto = ext.next;
+				return;
+			}
+			*offset += 8;
+		} else if (next == 51) {
+			*offset += ((__u32)ext.len + 2) * 4;
+		} else {
+			*offset += ((__u32)ext.len + 1) * 8;
+		}
+		next = ext.next;
+	}
+	p->broken = 1;
+}
+
+HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
+{
+	struct hf_ports ports;
+	__u32 offset;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		struct hf_ip4 ip;
+
+		if (hf_load(skb, 0, &ip, sizeof(ip))) {
+			p->broken = 1;
+			return;
+		}
+		hf_v4(&p->src, ip.src);
+		hf_v4(&p->dst, ip.dst);
+		p->proto = ip.proto;
+		if (bpf_ntohs(ip.frag) & 0x1fff) {
+			p->fragment = 1;
+			return;
+		}
+		offset = (ip.version_ihl & 0xf) * 4;
+		if (offset < sizeof(ip)) {
+			p->broken = 1;
+			return;
+		}
+	} else if (skb->protocol == bpf_htons(0x86dd)) {
+		struct hf_ip6 ip;
+
+		p->v6 = 1;
+		if (hf_load(skb, 0, &ip, sizeof(ip))) {
+			p->broken = 1;
+			return;
+		}
+		p->src = ip.src;
+		p->dst = ip.dst;
+		p->proto = ip.next;
+		offset = sizeof(ip);
+		hf_parse6(skb, p, &offset);
+		if (p->broken || p->fragment)
+			return;
+	} else {
+		p->broken = 1;
+		return;
+	}
+	if (p->proto == HF_TCP || p->proto == HF_UDP) {
+		if (hf_load(skb, offset, &ports, sizeof(ports))) {
+			p->broken = 1;
+			return;
+		}
+		p->sport = bpf_ntohs(ports.src);
+		p->dport = bpf_ntohs(ports.dst);
+	}
+}
+
+/* --- deciding ---------------------------------------------------------------------------------------------------- */
+
+HF_INLINE __u32 hf_class_of(__u32 view, __u32 identity, __u32 flags)
+{
+	struct hf_class_key key = { .view = view, .identity = identity, .flags = flags };
+	__u32 *class = bpf_map_lookup_elem(&classes, &key);
+
+	return class ? *class : HF_CLASS_NONE;
+}
+
+HF_INLINE __u32 hf_cidr_class_of(__u32 view, const struct hf_question *q)
+{
+	struct hf_cidr_key key = {};
+	__u32 *class;
+
+	key.space_be = bpf_htonl(view << 1 | q->v6);
+	if (q->v6) {
+		key.prefixlen = HF_CIDR_BITS;
+		key.addr = q->peer;
+	} else {
+		key.prefixlen = 32 + 32;
+		key.addr.w[0] = q->peer.w[3];
+	}
+	class = bpf_map_lookup_elem(&cidrs, &key);
+	return class ? *class : HF_CLASS_NONE;
+}
+
+HF_INLINE void hf_join(struct hf_verdict *v, __u32 set, __u32 class, const struct hf_question *q)
+{
+	struct hf_verdict_key key = {};
+	struct hf_verdict *cell;
+
+	if (class == HF_CLASS_NONE)
+		return;
+	key.set_be = bpf_htonl(set);
+	key.class_be = bpf_htonl(class);
+	key.direction = q->direction;
+	if (q->proto == HF_TCP || q->proto == HF_UDP) {
+		key.proto = q->proto;
+		key.prefixlen = q->fragment ? HF_VERDICT_BITS_PROTO : HF_VERDICT_BITS_PORT;
+		key.port_be = q->fragment ? 0 : bpf_htons(q->port);
+	} else {
+		key.proto = HF_PROTO_OTHER;
+		key.prefixlen = HF_VERDICT_BITS_PORT;
+	}
+	cell = bpf_map_lookup_elem(&verdicts, &key);
+	if (!cell)
+		return;
+	/* Rules are numbered in the order of their policies' names: the least is the one to name. */
+	if (cell->flags & HF_V_DENY) {
+		if (!(v->flags & HF_V_DENY) || cell->deny_rule < v->deny_rule) {
+			v->deny_rule = cell->deny_rule;
+			v->flags = (v->flags & ~HF_V_REJECT) | (cell->flags & HF_V_REJECT);
+		}
+	}
+	if (cell->flags & HF_V_WOULD_DENY) {
+		if (!(v->flags & HF_V_WOULD_DENY) || cell->would_rule < v->would_rule)
+			v->would_rule = cell->would_rule;
+	}
+	v->flags |= cell->flags & ~HF_V_REJECT;
+}
+
+static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, const struct hf_question *q,
+					       struct hf_decision *d)
+{
+	struct hf_verdict v = {};
+	struct hf_address *known = NULL;
+	struct hf_control *c;
+	__u32 identity = 0, flags = HF_ENT_WORLD, dir;
+	__u32 isolated, would_isolate;
+
+	if (!wl || !q || !d)
+		return 0;
+	dir = q->direction & 1;
+	c = hf_control();
+	d->gen = wl->gen;
+	d->epoch = c ? c->epoch : 0;
+	d->flags = 0;
+	d->rule = HF_NO_RULE;
+	d->would_rule = HF_NO_RULE;
+	isolated = wl->flags & HF_WL_ISOLATED(dir);
+	would_isolate = wl->flags & HF_WL_WOULD_ISOLATE(dir);
+
+	if (q->loopback && !(wl->flags & HF_WL_HOST_PART))
+		return 0;
+	known = bpf_map_lookup_elem(&addresses, &q->peer);
+	if (known && known->pod && known->pod == wl->pod && !(wl->flags & HF_WL_HOST_PART))
+		return 0; /* itself */
+	if (known) {
+		identity = known->identity;
+		flags = known->flags;
+	}
+	if (q->loopback && !(flags & HF_ENT_HOST)) {
+		identity = 0;
+		flags = HF_ENT_HOST;
+	}
+	if (q->node_flow) {
+		hf_join(&v, wl->net_set, HF_CLASS_NODE_FLOW, q);
+		isolated = 0;
+		would_isolate = 0;
+	} else if ((flags & HF_ADDR_SERVICE) && dir == HF_EGRESS && !(wl->flags & HF_WL_HOST_PART)) {
+		hf_join(&v, wl->net_set, hf_class_of(wl->view, identity, flags), q);
+	} else {
+		if (flags & HF_ADDR_SERVICE) {
+			identity = 0;
+			flags = HF_ENT_WORLD;
+		}
+		hf_join(&v, wl->net_set, HF_CLASS_ANY, q);
+		hf_join(&v, wl->net_set, hf_class_of(wl->view, identity, flags), q);
+		hf_join(&v, wl->net_set, hf_cidr_class_of(wl->view, q), q);
+	}
+
+	if (v.flags & HF_V_DENY) {
+		d->flags = HF_D_DENIED | (v.flags & HF_V_REJECT ? HF_D_REJECT : 0);
+		d->rule = v.deny_rule;
+	} else if (isolated && !(v.flags & HF_V_ALLOW)) {
+		d->flags = HF_D_DENIED | (wl->flags & HF_WL_REJECT(dir) ? HF_D_REJECT : 0);
+		d->rule = wl->default_rule[dir];
+	} else if (v.flags & HF_V_WOULD_DENY) {
+		d->flags = HF_D_WOULD_DENY;
+		d->would_rule = v.would_rule;
+	} else if (would_isolate && !(v.flags & (HF_V_ALLOW | HF_V_WOULD_ALLOW))) {
+		d->flags = HF_D_WOULD_DENY;
+		d->would_rule = wl->would_default_rule[dir];
+	}
+	return 0;
+}
+
+HF_INLINE int hf_current(const struct hf_decision *d, const struct hf_workload *wl)
+{
+	struct hf_control *c = hf_control();
+
+	return d->gen == wl->gen && c && d->epoch == c->epoch;
+}
+
+HF_INLINE void hf_report(__u16 program, __u32 index, const struct hf_workload *wl, const struct hf_decision *d,
+			 __u8 direction, __u8 given)
+{
+	if (d->flags & HF_D_DENIED)
+		hf_count(program, index, wl->net_set, d->rule, direction, given);
+	else if (d->flags & HF_D_WOULD_DENY)
+		hf_count(program, index, wl->net_set, d->would_rule, direction, HF_GIVEN_AUDIT);
+}
+
+/* Was this flow opened by a socket of the host's own network namespace on this node? */
+HF_INLINE int hf_is_node_flow(const struct hf_addr *from, __u16 from_port, const struct hf_addr *to, __u16 to_port,
+			      __u8 proto)
+{
+	struct hf_node_flow_key key = {
+		.from = *from, .to = *to, .from_port = from_port, .to_port = to_port, .proto = proto,
+	};
+
+	return bpf_map_lookup_elem(&node_flows, &key) != NULL;
+}
+
+#endif
