@@ -1,1 +1,11 @@
-//! x
+//! The rigs that Holdfast's suites run on, as a library: real kernels in QEMU ([`vm`]), a real Kubernetes control
+//! plane ([`controlplane`]), and what they share: child processes that cannot outlive a test ([`process`]), the
+//! tools that `make setup` brings ([`tools`]), and statically linked builds for guests ([`builds`]).
+//!
+//! What a rig needs and does not find is an error that says how to get it; nothing is ever skipped.
+
+pub mod builds;
+pub mod controlplane;
+pub mod process;
+pub mod tools;
+pub mod vm;

@@ -1,0 +1,32 @@
+# `make help` lists the targets. Each does its own set-up.
+.DEFAULT_GOAL := help
+.PHONY: help setup build test test-unit test-controlplane test-vm fmt check
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: ## install what the build and the tests need; quick when nothing is missing
+	@bash tests/setup/setup.sh
+
+build: setup ## build the operator and the agent
+	cargo build
+
+test: setup ## run every test
+	cargo test --workspace --no-fail-fast
+
+test-unit: setup ## run the tests that need no kernel and no control plane
+	cargo test --no-fail-fast
+	cargo test -p holdfast-tests --lib
+
+test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
+	cargo test -p holdfast-tests --no-fail-fast --test controlplane
+
+test-vm: setup ## run the tests on Debian's kernels in QEMU
+	cargo test -p holdfast-tests --no-fail-fast --test vm
+
+fmt: ## format the sources
+	cargo fmt --all
+
+check: setup ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,62 @@
+//! Programs built for the guests of [`crate::vm`], which hold no shared libraries.
+
+use std::{path::PathBuf, process::Command, sync::OnceLock};
+
+use anyhow::{Context, Result, bail};
+
+use crate::tools;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The statically linked programs.
+#[derive(Clone, Debug)]
+pub struct StaticBinaries {
+    /// `holdfast-agent`.
+    pub agent: PathBuf,
+    /// `scenarios`, the scenario runner of this crate.
+    pub scenarios: PathBuf,
+}
+
+/// Builds the agent and the scenario runner, linked statically, once in the life of this program; cargo decides what
+/// is left to do. They go to `target/x86_64-unknown-linux-gnu/debug`, so that the usual build keeps its own cache: the
+/// flags reach nothing that is built for the host itself, such as build scripts and procedural macros.
+///
+/// # Errors
+/// When cargo fails; the error holds the end of what it said.
+pub fn static_binaries() -> Result<StaticBinaries> {
+    static BUILT: OnceLock<Result<StaticBinaries, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+}
+
+fn build() -> Result<StaticBinaries> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(tools::root())
+        .args(["build", "--quiet", "--target", TARGET])
+        .args([
+            "-p",
+            "holdfast-agent",
+            "-p",
+            "holdfast-tests",
+            "--bin",
+            "holdfast-agent",
+            "--bin",
+            "scenarios",
+        ])
+        // A guest without KVM is slow and its files sit in its memory: some optimisation, no debug information.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=debuginfo",
+        )
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("building the static programs failed:\n{}", crate::process::tail(&said, 40));
+    }
+    let folder = tools::root().join("target").join(TARGET).join("debug");
+    Ok(StaticBinaries { agent: folder.join("holdfast-agent"), scenarios: folder.join("scenarios") })
+}
