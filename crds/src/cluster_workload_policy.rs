@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
 use crate::policy_status::PolicyStatus;
+use crate::rules;
 use crate::selector::LabelSelector;
 use crate::syscalls::Syscalls;
 use crate::workload_policy::Mode;
@@ -38,6 +39,7 @@ use crate::workload_policy::Mode;
     printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::policy())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterWorkloadPolicySpec {
     /// The namespaces, by their labels. `{}` is every namespace but `kube-system` and Holdfast's own.
@@ -46,7 +48,7 @@ pub struct ClusterWorkloadPolicySpec {
     pub selector: LabelSelector,
     /// The containers that `syscalls` concerns, by name. Absent: all, init and ephemeral ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(schema_with = "crate::schema::containers")]
     pub containers: Option<Vec<String>>,
     /// Whether the rules refuse, or only record what they would have refused.
     #[serde(default)]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::network::Protocol;
+use crate::rules;
 
 /// A virtual machine or host outside the cluster, or a part of one.
 #[derive(Clone, CustomResource, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -28,24 +29,26 @@ use crate::network::Protocol;
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::external_workload())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExternalWorkloadSpec {
     /// The `--node-name` of the agent that runs there; every other agent knows the workload as a peer only. Absent: no
     /// agent runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::dns_subdomain")]
     pub node: Option<String>,
     /// The addresses that policies know it by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "crate::schema::addresses")]
     pub addresses: Vec<String>,
     /// Its cgroups, as paths in the cgroup v2 tree, such as `/system.slice/ledger.service`; rules concern what runs in
     /// them and below. Empty: the whole host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(schema_with = "crate::schema::cgroups")]
     pub cgroups: Vec<String>,
     /// Its named ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name", "protocol"]))]
     pub ports: Vec<NamedPort>,
 }
 
@@ -54,6 +57,7 @@ pub struct ExternalWorkloadSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NamedPort {
     /// The name that policies use.
+    #[schemars(schema_with = "crate::schema::port_name")]
     pub name: String,
     /// The number.
     #[schemars(range(min = 1, max = 65535))]

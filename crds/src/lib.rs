@@ -7,13 +7,17 @@
 pub mod address_slice;
 pub mod cluster_workload_policy;
 pub mod external_workload;
+mod names;
 pub mod network;
 pub mod node_agent;
 pub mod policy_status;
+mod rules;
+pub mod schema;
 pub mod selector;
 pub mod syscalls;
 pub mod workload_node;
 pub mod workload_policy;
+pub mod yaml_out;
 
 pub use address_slice::AddressSlice;
 pub use cluster_workload_policy::ClusterWorkloadPolicy;

@@ -1,12 +1,14 @@
 //! The network part of a policy's spec.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
 use crate::selector::LabelSelector;
 
 /// Network rules. A direction that is present, even as `{}`, isolates the workload in that direction.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::network())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Network {
     /// Traffic to the workload. Absent: not isolated by this policy.
@@ -68,12 +70,13 @@ pub struct IngressRule {
     pub from: Option<Vec<Peer>>,
     /// The workload's ports; any one of them. Absent: every protocol and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-validations" = rules::schema(&rules::port_list())))]
     pub ports: Option<Vec<PortMatch>>,
 }
 
 /// One rule for traffic from the workload. Both `to` and `ports` must match.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::egress_rule())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressRule {
     /// Who receives; any one of them. Absent: anyone.
@@ -82,13 +85,14 @@ pub struct EgressRule {
     pub to: Option<Vec<Peer>>,
     /// The receiver's ports; any one of them. Absent: every protocol and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-validations" = rules::schema(&rules::port_list())))]
     pub ports: Option<Vec<PortMatch>>,
 }
 
 /// The other end of a connection. Exactly one form: pods (`podSelector`, `namespaceSelector` or both), a service
 /// account, an address block, or an entity.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::peer())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Peer {
     /// Pods and external workloads with these labels, in the namespaces of `namespaceSelector`, or, without one, in the
@@ -114,21 +118,25 @@ pub struct Peer {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceAccountPeer {
     /// The service account's name.
+    #[schemars(schema_with = "crate::schema::dns_subdomain")]
     pub name: String,
     /// Its namespace. Absent: the policy's own namespace; in a cluster policy: any namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::dns_label")]
     pub namespace: Option<String>,
 }
 
 /// An address block without some smaller blocks.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::ip_block())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IpBlock {
     /// The block, such as `10.0.0.0/8` or `2001:db8::/32`, without host bits.
+    #[schemars(schema_with = "crate::schema::cidr")]
     pub cidr: String,
     /// Blocks inside `cidr` that are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "crate::schema::cidrs")]
     pub except: Vec<String>,
 }
 
@@ -147,6 +155,7 @@ pub enum Entity {
 
 /// A protocol with a port or a range of ports.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::port_match())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMatch {
     /// The protocol.
@@ -191,12 +200,7 @@ impl JsonSchema for Port {
         true
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "x-kubernetes-int-or-string": true,
-            "minimum": 1,
-            "maximum": 65535,
-            "maxLength": 15,
-        })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        crate::schema::port(generator)
     }
 }

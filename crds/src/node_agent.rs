@@ -10,6 +10,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// How the agent is deployed. The image's repository is a flag of the operator, and cannot be chosen here.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
@@ -31,19 +33,23 @@ use serde::{Deserialize, Serialize};
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::node_agent())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeAgentSpec {
     /// The image's tag. Absent, as is `imageDigest`: the operator's own version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::image_tag")]
     pub image_tag: Option<String>,
     /// The image's digest, `sha256:` and 64 hexadecimal digits. Not together with `imageTag`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::image_digest")]
     pub image_digest: Option<String>,
     /// The agent container's resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// The nodes that get an agent, by their labels. Empty: all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::schema::node_selector")]
     pub node_selector: BTreeMap<String, String>,
     /// The taints that the agent tolerates. Absent: all of them, as a node without an agent is not protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +60,7 @@ pub struct NodeAgentSpec {
     pub update_strategy: Option<UpdateStrategy>,
     /// The priority class of the agent's pods. Absent: `system-node-critical`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::dns_subdomain")]
     pub priority_class_name: Option<String>,
     /// The least severe messages that the agent logs.
     #[serde(default)]
@@ -72,9 +79,11 @@ pub struct NodeAgentSpec {
 pub struct Resources {
     /// What is set aside for it, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
     /// What it may use at most, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
 }
 
@@ -94,6 +103,7 @@ impl From<Resources> for ResourceRequirements {
 pub struct UpdateStrategy {
     /// How many nodes may be without a ready agent while it is rolled out: a number or a percentage. Absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::count_or_percentage")]
     pub max_unavailable: Option<IntOrString>,
 }
 

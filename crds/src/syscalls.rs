@@ -3,8 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// System call rules. The first rule that matches a call decides; a call that no rule matches is allowed.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::syscalls())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Syscalls {
     /// The rules, in order.
@@ -27,12 +30,13 @@ pub enum Fallback {
 
 /// One system call rule.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::syscall_rule())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SyscallRule {
     /// System calls by name, of either architecture, and groups such as `@mount`.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(schema_with = "crate::schema::syscall_names")]
     pub names: Vec<String>,
-    /// Conditions on the call's arguments, by value; all must hold. Only with names that share one signature.
+    /// Conditions on the call's arguments, by value; all must hold. A pointer cannot be compared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 6))]
     pub args: Vec<ArgMatch>,
@@ -55,6 +59,7 @@ pub enum SyscallAction {
 
 /// A condition on one argument of a system call, compared at the width of the call's signature.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::argument())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ArgMatch {
     /// Which argument, from 0 to 5.

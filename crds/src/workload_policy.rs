@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
 use crate::policy_status::PolicyStatus;
+use crate::rules;
 use crate::selector::LabelSelector;
 use crate::syscalls::Syscalls;
 
@@ -38,13 +39,14 @@ use crate::syscalls::Syscalls;
     printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::policy())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadPolicySpec {
     /// The workloads, by their labels. `{}` is every workload of the namespace.
     pub selector: LabelSelector,
     /// The containers that `syscalls` concerns, by name. Absent: all, init and ephemeral ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(schema_with = "crate::schema::containers")]
     pub containers: Option<Vec<String>>,
     /// Whether the rules refuse, or only record what they would have refused.
     #[serde(default)]
