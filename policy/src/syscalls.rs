@@ -8,7 +8,7 @@
 //! that some ABI lacks is known all the same: [`number`] is `None` there.
 
 mod groups;
-//HK pub mod hooks;
+pub mod hooks;
 mod i386;
 mod table;
 #[cfg(test)]
@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::LazyLock;
 
-//HK pub use hooks::{Hook, hooks};
+pub use hooks::{Hook, hooks};
 use table::{CALLS, Call, NO, X32_ONLY};
 
 /// Set in the call number of a task that used the x32 entry.

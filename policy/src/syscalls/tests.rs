@@ -172,3 +172,76 @@ fn i386_has_several_ways_to_one_effect() {
     ];
     assert_eq!(entries(Abi::I386, "shmat"), shmat);
 }
+
+#[test]
+fn hooks_are_named_once_and_each_is_of_use() {
+    let lsm: BTreeSet<_> = Hook::ALL.iter().map(|hook| hook.lsm_name()).collect();
+    let functions: BTreeSet<_> = Hook::ALL.iter().map(|hook| hook.security_fn()).collect();
+    assert_eq!((lsm.len(), functions.len()), (Hook::ALL.len(), Hook::ALL.len()));
+    assert!(functions.iter().all(|function| function.starts_with("security_")));
+    // A set of hooks fits in one 64-bit word.
+    assert!(Hook::ALL.len() <= 64);
+    for hook in Hook::ALL {
+        let used = names().iter().any(|call| hooks(call).iter().any(|route| route.hooks.contains(hook)));
+        assert!(used, "{hook:?}");
+    }
+}
+
+#[test]
+fn every_call_with_hooks_has_a_signature() {
+    let mut with_hooks = 0;
+    for call in names() {
+        let routes = hooks(call);
+        with_hooks += usize::from(!routes.is_empty());
+        for route in routes {
+            assert!(!route.hooks.is_empty() && route.since >= (5, 10), "{call}");
+            assert!(signature(call).is_some(), "{call}");
+            assert!(!hooks::is_gone(call), "{call}");
+        }
+        // The last resort asks for no newer kernel than the others.
+        assert!(routes.is_sorted_by(|a, b| a.since >= b.since), "{call}");
+    }
+    assert!(with_hooks > 150, "{with_hooks}");
+    assert!(hooks("no_such_call").is_empty());
+}
+
+#[test]
+fn each_call_is_in_the_table_of_routes_once() {
+    let mut seen = BTreeSet::new();
+    for call in hooks::listed() {
+        assert!(is_known(call), "{call}");
+        assert!(seen.insert(call), "{call}");
+    }
+}
+
+#[test]
+fn only_what_no_hook_stops_is_left_out_of_the_groups_that_matter() {
+    let uncovered = |group| {
+        let calls = expand(group).into_iter();
+        calls.filter(|call| hooks(call).is_empty() && !hooks::is_gone(call)).collect::<Vec<_>>()
+    };
+    for group in
+        ["@module", "@mount", "@debug", "@reboot", "@swap", "@clock", "@keyring", "@chown", "@privileged"]
+    {
+        assert_eq!(uncovered(group), Vec::<&str>::new(), "{group}");
+    }
+    assert_eq!(uncovered("@raw-io"), Vec::<&str>::new());
+    assert_eq!(uncovered("@cpu-emulation"), ["modify_ldt"]);
+    assert_eq!(uncovered("@obsolete"), ["bdflush", "sgetmask", "ssetmask", "sysfs", "ustat"]);
+}
+
+#[test]
+fn a_call_of_i386_has_the_hooks_of_its_64_bit_form() {
+    for call in names() {
+        let routes = hooks(call);
+        if routes.is_empty() {
+            continue;
+        }
+        for entry in entries(Abi::I386, call) {
+            let other = name(Abi::I386, entry.number).expect("an entry has a name");
+            if entry.selector.is_none() {
+                assert_eq!(hooks(other), routes, "{call} and {other}");
+            }
+        }
+    }
+}
