@@ -34,17 +34,32 @@
 //! [`NetScope::HostPart`]: crate::model::NetScope::HostPart
 //! [`World::loopback_facts`]: crate::model::World::loopback_facts
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::{Entities, Policy, Workload, World};
+use crate::error::CompileError;
+use crate::model::{Direction, Entities, Policy, Workload, World};
 use crate::syscalls::Abi;
 
+mod cidr;
+mod classes;
+pub mod lookup;
+mod netset;
 pub mod network;
+mod peers;
+mod rows;
+mod rules;
+mod select;
+mod service;
 pub mod syscall;
+mod sysset;
+#[cfg(test)]
+mod tests;
 pub mod universe;
 
 pub use network::{
@@ -100,6 +115,171 @@ pub struct Assignment {
     /// The policies that select it, as indices into [`Input::policies`], in the order of their names. (One whose
     /// `containers` leaves this container out is listed too.)
     pub policies: Vec<usize>,
+}
+
+/// Compiles. `previous` is the last result, of whatever input, if there is one: it keeps the numbers of classes and
+/// the sets that did not change (as the very same [`Arc`]).
+///
+/// # Errors
+///
+/// Where something does not fit or two policies share a name; the error names the policy. Nothing is cut short.
+pub fn compile(input: &Input<'_>, previous: Option<&Compiled>) -> Result<Compiled, CompileError> {
+    let selected = select::select(input)?;
+    let in_use: Vec<usize> =
+        selected.iter().flat_map(|list| list.iter().copied()).collect::<BTreeSet<_>>().into_iter().collect();
+
+    let (universe, planned) = rules::plan(in_use.iter().map(|index| &input.policies[*index]));
+    let previous_universe = previous.filter(|previous| *previous.universe == universe);
+    let mut numbering = match previous_universe {
+        Some(previous) => previous.classes.continued(),
+        None => universe::Numbering::fresh(),
+    };
+    let classified = classes::classify(&universe, input.world, &mut numbering)?;
+    let services = service::classify_services(
+        input.world,
+        &classified.classes,
+        &classified.identity_class,
+        &classified.cidr_class,
+        &mut numbering,
+    )?;
+
+    let mut compiled = Compiled {
+        universe: previous_universe
+            .map_or_else(|| Arc::new(universe), |previous| Arc::clone(&previous.universe)),
+        identity_class: classified.identity_class,
+        cidr_class: classified.cidr_class,
+        net_sets: Vec::new(),
+        sys_sets: Vec::new(),
+        assignments: selected
+            .iter()
+            .map(|policies| Assignment { policies: policies.to_vec(), ..Assignment::default() })
+            .collect(),
+        services: BTreeMap::new(),
+        classes: numbering.finish(),
+    };
+    let mut keys: HashMap<usize, PolicyKey> = HashMap::new();
+    for index in &in_use {
+        let policy = &input.policies[*index];
+        let (id, uid) = (policy.id.clone(), policy.uid.clone());
+        keys.insert(*index, PolicyKey { id, uid, fingerprint: policy.fingerprint() });
+    }
+    let mut sources: HashMap<usize, netset::Source<'_>> = HashMap::new();
+    for (index, planned) in in_use.iter().zip(planned) {
+        let Some(planned) = planned else { continue };
+        let concerned = Direction::ALL.map(|direction| {
+            let rules = planned.direction(direction).into_iter().flatten();
+            rules.map(|rule| classified.classes.concerned(rule)).collect()
+        });
+        let (policy, key) = (&input.policies[*index], keys[index].clone());
+        sources.insert(*index, netset::Source { policy, key, planned, classes: concerned });
+    }
+    net_sets(input, &selected, &sources, &classified.classes, &services, previous_universe, &mut compiled)?;
+    sys_sets(input, &selected, &keys, previous, &mut compiled)?;
+    compiled.services = services.by_address;
+    Ok(compiled)
+}
+
+/// Builds the network sets, each distinct one once, and points the workloads to them.
+fn net_sets(
+    input: &Input<'_>,
+    selected: &[Rc<Vec<usize>>],
+    sources: &HashMap<usize, netset::Source<'_>>,
+    classes: &classes::Classes,
+    services: &service::ServiceClasses,
+    previous: Option<&Compiled>,
+    compiled: &mut Compiled,
+) -> Result<(), CompileError> {
+    let mut previous_sets: HashMap<&NetSetKey, &Arc<NetSet>> = HashMap::new();
+    for set in previous.iter().flat_map(|previous| &previous.net_sets) {
+        previous_sets.insert(&set.key, set);
+    }
+    // Sets do not have to be built again while no class came or went.
+    let same_classes = previous.is_some_and(|previous| previous.classes == compiled.classes);
+
+    let mut sets: BTreeMap<(Rc<Vec<usize>>, Vec<OwnPort>), (Arc<NetSet>, Vec<usize>)> = BTreeMap::new();
+    let mut with_rules: HashMap<*const Vec<usize>, Rc<Vec<usize>>> = HashMap::new();
+    for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
+        let policies = with_rules.entry(Rc::as_ptr(policies)).or_insert_with(|| {
+            Rc::new(policies.iter().copied().filter(|index| sources.contains_key(index)).collect())
+        });
+        if policies.is_empty() {
+            continue;
+        }
+        let list: Vec<&netset::Source<'_>> = policies.iter().map(|index| &sources[index]).collect();
+        let own_ports = netset::own_ports(&list, workload);
+        match sets.entry((Rc::clone(policies), own_ports)) {
+            Entry::Occupied(mut entry) => entry.get_mut().1.push(at),
+            Entry::Vacant(entry) => {
+                let key = NetSetKey {
+                    policies: list.iter().map(|source| source.key.clone()).collect(),
+                    named_ports: entry.key().1.clone(),
+                };
+                let known = previous_sets.get(&key).copied();
+                let set = match known {
+                    Some(known) if same_classes => Arc::clone(known),
+                    _ => netset::shared(netset::build(key, &list, classes, services, workload)?, known),
+                };
+                entry.insert((set, vec![at]));
+            }
+        }
+    }
+    let mut sets: Vec<(Arc<NetSet>, Vec<usize>)> = sets.into_values().collect();
+    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
+    for (place, (set, workloads)) in sets.into_iter().enumerate() {
+        compiled.net_sets.push(set);
+        workloads.into_iter().for_each(|workload| compiled.assignments[workload].net_set = Some(place));
+    }
+    Ok(())
+}
+
+/// A named port of a workload: name, protocol, number.
+type OwnPort = (String, crate::model::Protocol, u16);
+
+/// Builds the system call sets, each distinct one once, and points the workloads to them.
+fn sys_sets(
+    input: &Input<'_>,
+    selected: &[Rc<Vec<usize>>],
+    keys: &HashMap<usize, PolicyKey>,
+    previous: Option<&Compiled>,
+    compiled: &mut Compiled,
+) -> Result<(), CompileError> {
+    let mut entries = sysset::Entries::new();
+    let mut sources: BTreeMap<usize, sysset::Source<'_>> = BTreeMap::new();
+    for (index, key) in keys {
+        if let Some(source) = sysset::plan(&input.policies[*index], key.clone(), input.abis, &mut entries) {
+            sources.insert(*index, source);
+        }
+    }
+    let mut sets: BTreeMap<Vec<usize>, (Arc<SysSet>, Vec<usize>)> = BTreeMap::new();
+    for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
+        let container = workload.container.as_deref();
+        let concerns = |index: &usize| {
+            sources.get(index).is_some_and(|source| source.policy.covers_container(container))
+        };
+        let policies: Vec<usize> = policies.iter().copied().filter(concerns).collect();
+        if policies.is_empty() {
+            continue;
+        }
+        match sets.entry(policies) {
+            Entry::Occupied(mut entry) => entry.get_mut().1.push(at),
+            Entry::Vacant(entry) => {
+                let list: Vec<&sysset::Source<'_>> =
+                    entry.key().iter().map(|index| &sources[index]).collect();
+                let key = SysSetKey { policies: list.iter().map(|source| source.key.clone()).collect() };
+                let set = sysset::build(key, &list, workload)?;
+                let mut known = previous.into_iter().flat_map(|previous| &previous.sys_sets);
+                let known = known.find(|known| ***known == set).map(Arc::clone);
+                entry.insert((known.unwrap_or_else(|| Arc::new(set)), vec![at]));
+            }
+        }
+    }
+    let mut sets: Vec<(Arc<SysSet>, Vec<usize>)> = sets.into_values().collect();
+    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
+    for (place, (set, workloads)) in sets.into_iter().enumerate() {
+        compiled.sys_sets.push(set);
+        workloads.into_iter().for_each(|workload| compiled.assignments[workload].sys_set = Some(place));
+    }
+    Ok(())
 }
 
 impl Compiled {

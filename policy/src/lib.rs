@@ -7,9 +7,12 @@
 //! * [`compile`]: policies, workloads and the known network become classes and tables that a kernel program reads
 //!   with a few look-ups; [`compile::lookup`] reads them exactly as the kernel does.
 //! * [`syscalls`]: names, numbers, groups and signatures of system calls.
+//! * `arbitrary` (feature of that name): random input for tests that hold two verdicts against each other.
 //!
 //! Nothing here knows Kubernetes' client, the kernel, the clock or the disk: the same input gives the same output.
 
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod arbitrary;
 pub mod compile;
 pub mod decide;
 pub mod error;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::CompileError;
 use crate::model::{Entities, IpBlock, Protocol};
 use crate::selector::Selector;
 
@@ -91,9 +92,51 @@ pub(crate) struct ServicePortKey {
     pub(crate) backends: Vec<(ClassId, ClassId, u16)>,
 }
 
-/// The numbers of the classes that are in use, and the next one that never was.
-#[derive(Debug, Clone, Default)]
+/// The numbers of the classes that are in use, and the next one that never was (`None` = all are used up).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Numbering {
-    pub(crate) numbers: BTreeMap<ClassKey, ClassId>,
-    pub(crate) next: Option<ClassId>,
+    numbers: BTreeMap<ClassKey, ClassId>,
+    next: Option<ClassId>,
+}
+
+impl Numbering {
+    /// The numbers to go on with in the same universe: what was given out stays, nothing is given out twice.
+    pub(crate) fn continued(&self) -> Renumbering<'_> {
+        Renumbering { previous: Some(&self.numbers), numbers: BTreeMap::new(), next: self.next }
+    }
+
+    /// The numbers of a new universe.
+    pub(crate) fn fresh() -> Renumbering<'static> {
+        Renumbering { previous: None, numbers: BTreeMap::new(), next: Some(ClassId::FIRST) }
+    }
+}
+
+/// Numbers being given out.
+#[derive(Debug)]
+pub(crate) struct Renumbering<'a> {
+    previous: Option<&'a BTreeMap<ClassKey, ClassId>>,
+    numbers: BTreeMap<ClassKey, ClassId>,
+    next: Option<ClassId>,
+}
+
+impl Renumbering<'_> {
+    /// The number of a class, and whether it was met for the first time in this compilation.
+    pub(crate) fn number(&mut self, key: ClassKey) -> Result<(ClassId, bool), CompileError> {
+        if let Some(&id) = self.numbers.get(&key) {
+            return Ok((id, false));
+        }
+        let id = if let Some(&id) = self.previous.and_then(|previous| previous.get(&key)) {
+            id
+        } else {
+            let id = self.next.ok_or(CompileError::TooManyClasses)?;
+            self.next = id.0.checked_add(1).map(ClassId);
+            id
+        };
+        self.numbers.insert(key, id);
+        Ok((id, true))
+    }
+
+    pub(crate) fn finish(self) -> Numbering {
+        Numbering { numbers: self.numbers, next: self.next }
+    }
 }

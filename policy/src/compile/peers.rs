@@ -1,0 +1,238 @@
+//! Classes of (identity, entities) pairs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::model::{Entities, Identity, World};
+use crate::selector::{Operator, Requirement, Selector};
+
+use super::universe::{Matcher, NamespaceScope, Universe};
+
+/// What each (identity, entities) pair of the world matches: indices of the matchers, and (index, number) of the named
+/// ports of the universe. Pairs that match nothing are left out.
+pub(crate) fn matches(universe: &Universe, world: &World) -> BTreeMap<(u32, Entities), PeerMatches> {
+    let mut pairs: HashSet<(u32, Entities)> = HashSet::new();
+    pairs.insert((0, Entities::WORLD));
+    pairs.insert((0, Entities::HOST));
+    for facts in world.addresses.values() {
+        let entities = if facts.entities.is_empty() { Entities::WORLD } else { facts.entities };
+        pairs.insert((facts.identity.unwrap_or(0), entities));
+    }
+
+    let ids: BTreeSet<u32> = pairs.iter().map(|(identity, _)| *identity).collect();
+    let identities: Vec<&Identity> = ids.iter().filter_map(|id| world.identities.get(id)).collect();
+    let by_identity = identity_matches(universe, world, &identities);
+    let entity_matchers: Vec<(u32, Entities)> = (0..)
+        .zip(&universe.matchers)
+        .filter_map(|(index, matcher)| match matcher {
+            Matcher::Entity(entity) => Some((index, *entity)),
+            _ => None,
+        })
+        .collect();
+
+    let mut matches = BTreeMap::new();
+    for (id, entities) in pairs {
+        // Entities come first in the sorted list of matchers, so the indices stay sorted.
+        let by_entity = entity_matchers.iter().filter(|(_, entity)| entities.contains(*entity));
+        let mut matchers: Vec<u32> = by_entity.map(|(index, _)| *index).collect();
+        let mut named_ports = Vec::new();
+        if let Some(known) = by_identity.get(&id) {
+            matchers.extend(&known.matchers);
+            named_ports.clone_from(&known.named_ports);
+        }
+        if !matchers.is_empty() {
+            matches.insert((id, entities), PeerMatches { matchers, named_ports });
+        }
+    }
+    matches
+}
+
+/// What a pair matches.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct PeerMatches {
+    pub(crate) matchers: Vec<u32>,
+    pub(crate) named_ports: Vec<(u32, u16)>,
+}
+
+fn identity_matches(
+    universe: &Universe,
+    world: &World,
+    identities: &[&Identity],
+) -> HashMap<u32, PeerMatches> {
+    let index = Index::new(universe, world, identities);
+    let mut found: Vec<PeerMatches> = vec![PeerMatches::default(); identities.len()];
+    for (number, matcher) in (0..).zip(&universe.matchers) {
+        for place in index.matching(matcher).iter() {
+            found[place].matchers.push(number);
+        }
+    }
+    for (number, named) in (0..).zip(&universe.named_ports) {
+        for (identity, found) in identities.iter().zip(&mut found) {
+            if let Some(port) = identity.named_ports.get(named) {
+                found.named_ports.push((number, *port));
+            }
+        }
+    }
+    identities.iter().zip(found).map(|(identity, found)| (identity.id, found)).collect()
+}
+
+/// A set of places in the list of identities.
+#[derive(Debug, Clone)]
+struct Places(Vec<u64>);
+
+impl Places {
+    fn none(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)])
+    }
+
+    fn all(count: usize) -> Self {
+        let mut all = Self::none(count);
+        (0..count).for_each(|place| all.insert(place));
+        all
+    }
+
+    fn insert(&mut self, place: usize) {
+        self.0[place / 64] |= 1 << (place % 64);
+    }
+
+    fn insert_all(&mut self, places: Option<&Vec<usize>>) {
+        places.into_iter().flatten().for_each(|place| self.insert(*place));
+    }
+
+    fn retain(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+    }
+
+    fn remove(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= !other);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(at, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                Some(at * 64 + bit)
+            })
+        })
+    }
+}
+
+/// The identities by what matchers ask for, so that a matcher costs a few set operations and not a comparison with
+/// each identity.
+struct Index<'a> {
+    world: &'a World,
+    count: usize,
+    by_namespace: HashMap<&'a str, Vec<usize>>,
+    by_account: HashMap<&'a str, Vec<usize>>,
+    by_port: HashMap<&'a (String, crate::model::Protocol), Vec<usize>>,
+    /// Of the label keys that some selector of the universe looks at.
+    by_label: HashMap<&'a str, HashMap<&'a str, Vec<usize>>>,
+}
+
+impl<'a> Index<'a> {
+    fn new(universe: &'a Universe, world: &'a World, identities: &[&'a Identity]) -> Self {
+        let mut by_label: HashMap<&str, HashMap<&str, Vec<usize>>> = HashMap::new();
+        for matcher in &universe.matchers {
+            if let Matcher::Pods { pods, .. } = matcher {
+                for key in pods.keys() {
+                    by_label.entry(key).or_default();
+                }
+            }
+        }
+        let mut index = Self {
+            world,
+            count: identities.len(),
+            by_namespace: HashMap::new(),
+            by_account: HashMap::new(),
+            by_port: HashMap::new(),
+            by_label,
+        };
+        for (place, identity) in identities.iter().enumerate() {
+            index.by_namespace.entry(&identity.namespace).or_default().push(place);
+            if let Some(account) = &identity.service_account {
+                index.by_account.entry(account).or_default().push(place);
+            }
+            for named in identity.named_ports.keys() {
+                index.by_port.entry(named).or_default().push(place);
+            }
+            for (key, value) in &identity.labels {
+                if let Some(values) = index.by_label.get_mut(key.as_str()) {
+                    values.entry(value).or_default().push(place);
+                }
+            }
+        }
+        index
+    }
+
+    fn matching(&self, matcher: &Matcher) -> Places {
+        match matcher {
+            Matcher::Entity(_) => Places::none(self.count),
+            Matcher::Pods { namespaces, pods } => {
+                let mut places = self.in_namespaces(namespaces);
+                self.retain_labelled(&mut places, pods);
+                places
+            }
+            Matcher::ServiceAccount { namespaces, name } => {
+                let mut places = self.in_namespaces(namespaces);
+                places.retain(&self.listed(self.by_account.get(name.as_str())));
+                places
+            }
+            Matcher::DeclaresPort { name, protocol } => {
+                self.listed(self.by_port.get(&(name.clone(), *protocol)))
+            }
+        }
+    }
+
+    fn listed(&self, list: Option<&Vec<usize>>) -> Places {
+        let mut places = Places::none(self.count);
+        places.insert_all(list);
+        places
+    }
+
+    fn in_namespaces(&self, scope: &NamespaceScope) -> Places {
+        match scope {
+            NamespaceScope::All => Places::all(self.count),
+            NamespaceScope::One(namespace) => self.listed(self.by_namespace.get(namespace.as_str())),
+            NamespaceScope::Matching(selector) => {
+                let mut places = Places::none(self.count);
+                for (namespace, list) in &self.by_namespace {
+                    if selector.matches_namespace(namespace, self.world.namespaces.get(*namespace)) {
+                        places.insert_all(Some(list));
+                    }
+                }
+                places
+            }
+        }
+    }
+
+    fn retain_labelled(&self, places: &mut Places, selector: &Selector) {
+        for (key, value) in &selector.match_labels {
+            places.retain(&self.with_values(key, std::slice::from_ref(value)));
+        }
+        for Requirement { key, operator, values } in &selector.match_expressions {
+            match operator {
+                Operator::In => places.retain(&self.with_values(key, values)),
+                Operator::NotIn => places.remove(&self.with_values(key, values)),
+                Operator::Exists => places.retain(&self.with_key(key)),
+                Operator::DoesNotExist => places.remove(&self.with_key(key)),
+            }
+        }
+    }
+
+    fn with_values(&self, key: &str, values: &[String]) -> Places {
+        let mut places = Places::none(self.count);
+        if let Some(by_value) = self.by_label.get(key) {
+            values.iter().for_each(|value| places.insert_all(by_value.get(value.as_str())));
+        }
+        places
+    }
+
+    fn with_key(&self, key: &str) -> Places {
+        let mut places = Places::none(self.count);
+        if let Some(by_value) = self.by_label.get(key) {
+            by_value.values().for_each(|list| places.insert_all(Some(list)));
+        }
+        places
+    }
+}
