@@ -14,7 +14,7 @@ mod objects;
 mod selector;
 mod syscalls;
 
-pub(crate) use address::{addresses, cidrs};
+pub(crate) use address::{addresses, cidrs, parse_address, parse_cidr};
 pub(crate) use network::{egress_rule, ip_block, network, peer, port_list, port_match};
 pub(crate) use objects::{cgroup, external_workload, node_agent, policy};
 pub(crate) use selector::{requirement, selector};
