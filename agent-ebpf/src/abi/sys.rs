@@ -1,0 +1,1 @@
+//! Raw bpf(2), where aya has no call for it.

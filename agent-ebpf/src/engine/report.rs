@@ -1,0 +1,150 @@
+//! What each policy came to on this node: the generation in force, how many workloads it concerns, and every rule that is
+//! given less than it asks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use holdfast_policy::compile::Compiled;
+use holdfast_policy::model::{Action, Mode, Policy, PolicyId};
+
+use crate::lower::syscalls::{self as sys, Given};
+use crate::mechanisms::Mechanisms;
+use crate::workloads::Placement;
+
+/// A policy on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyReport {
+    /// Which.
+    pub id: PolicyId,
+    /// UID of the version in force, or of the wanted one where none is.
+    pub uid: String,
+    /// The generation in force; `None` = none is.
+    pub generation: Option<i64>,
+    /// The generation that the source has.
+    pub wanted: i64,
+    /// Why the wanted generation is not in force.
+    pub failure: Option<String>,
+    /// How many workloads (pods or external ones) here it selects.
+    pub workloads: usize,
+    /// Its rules with what they are given, those that get what they ask included.
+    pub rules: Vec<RuleReport>,
+}
+
+/// A rule on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleReport {
+    /// Its path in the policy, such as `syscalls.rules[0]`.
+    pub rule: String,
+    /// `network` or `syscall`.
+    pub kind: &'static str,
+    /// What it asks.
+    pub asked: String,
+    /// What it is given.
+    pub given: String,
+    /// How.
+    pub mechanism: Option<&'static str>,
+    /// Why it is given less, as one word.
+    pub reason: Option<&'static str>,
+    /// Details for people: the calls that are given less.
+    pub message: Option<String>,
+}
+
+impl RuleReport {
+    /// Whether it gets less than it asks.
+    #[must_use]
+    pub fn falls_short(&self) -> bool {
+        self.reason.is_some()
+    }
+}
+
+/// What a report is made of.
+pub(super) struct Input<'a> {
+    pub(super) wanted: &'a [Policy],
+    pub(super) in_force: &'a HashMap<PolicyId, Policy>,
+    pub(super) failures: &'a BTreeMap<PolicyId, String>,
+    pub(super) compiled: &'a Compiled,
+    pub(super) placements: &'a [Placement],
+    pub(super) mechanisms: &'a Mechanisms,
+}
+
+pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
+    let mut workloads: HashMap<&PolicyId, BTreeSet<&str>> = HashMap::new();
+    let mut rules: HashMap<PolicyId, BTreeMap<String, RuleReport>> = HashMap::new();
+    for (placement, assignment) in input.placements.iter().zip(&input.compiled.assignments) {
+        for set in assignment.net_set.iter().map(|i| &input.compiled.net_sets[*i]) {
+            for key in &set.key.policies {
+                workloads.entry(&key.id).or_default().insert(&placement.workload.uid);
+            }
+        }
+        for set in assignment.sys_set.iter().map(|i| &input.compiled.sys_sets[*i]) {
+            for key in &set.key.policies {
+                workloads.entry(&key.id).or_default().insert(&placement.workload.uid);
+            }
+        }
+    }
+    for set in &input.compiled.sys_sets {
+        for (rule, given) in set.rules.iter().zip(sys::given(set, input.mechanisms)) {
+            let mode = set.policies.get(usize::from(rule.policy)).map_or(Mode::Enforce, |policy| policy.mode);
+            let row = syscall_row(rule.rule.path.to_string(), rule.action, mode, &given);
+            rules.entry(rule.rule.policy.clone()).or_default().insert(row.rule.clone(), row);
+        }
+    }
+    for set in &input.compiled.net_sets {
+        for rule in &set.rules {
+            let path = rule.path.to_string();
+            let Some(policy) = input.in_force.get(&rule.policy) else { continue };
+            let row = network_row(path, policy, input.mechanisms);
+            rules.entry(rule.policy.clone()).or_default().entry(row.rule.clone()).or_insert(row);
+        }
+    }
+    input
+        .wanted
+        .iter()
+        .map(|policy| {
+            let good = input.in_force.get(&policy.id);
+            PolicyReport {
+                id: policy.id.clone(),
+                uid: good.map_or_else(|| policy.uid.clone(), |good| good.uid.clone()),
+                generation: good.map(|good| good.generation),
+                wanted: policy.generation,
+                failure: input.failures.get(&policy.id).cloned(),
+                workloads: workloads.get(&policy.id).map_or(0, BTreeSet::len),
+                rules: rules.remove(&policy.id).unwrap_or_default().into_values().collect(),
+            }
+        })
+        .collect()
+}
+
+fn syscall_row(rule: String, action: Action, mode: Mode, given: &sys::RuleGiven) -> RuleReport {
+    let asked = if mode == Mode::Audit { "Audit" } else { sys::asked(action) };
+    let calls: Vec<&str> = given.calls.iter().map(String::as_str).collect();
+    let message = (!calls.is_empty()).then(|| format!("less than asked for: {}", calls.join(", ")));
+    RuleReport {
+        rule,
+        kind: "syscall",
+        asked: asked.to_owned(),
+        given: given.given.name().to_owned(),
+        mechanism: given.mechanism.map(crate::mechanisms::Mechanism::name),
+        reason: if given.given == Given::NotApplicable { Some("NoSuchCall") } else { given.reason },
+        message,
+    }
+}
+
+/// Network rules are enforced on every kernel that the programs load on. Packet sockets are the exception: they pass by
+/// the cgroup programs, and need a hook to be refused.
+fn network_row(rule: String, policy: &Policy, mechanisms: &Mechanisms) -> RuleReport {
+    let verdict = if policy.mode == Mode::Audit { "Audit" } else { "Deny" };
+    let packet_sockets = mechanisms.hooks.contains_key(&holdfast_policy::syscalls::hooks::Hook::SocketCreate);
+    let isolates = rule == "network.ingress" || rule == "network.egress";
+    let short = isolates && policy.mode == Mode::Enforce && !packet_sockets;
+    RuleReport {
+        rule,
+        kind: "network",
+        asked: verdict.to_owned(),
+        given: verdict.to_owned(),
+        mechanism: Some("cgroup_skb"),
+        reason: short.then_some("PacketSocketsNotCovered"),
+        message: short.then(|| {
+            "AF_PACKET sockets are not refused: the kernel has neither BPF LSM nor fmod_ret; drop CAP_NET_RAW".to_owned()
+        }),
+    }
+}

@@ -1,0 +1,17 @@
+//! The node agent of Holdfast: brings policies into the kernel, keeps them there, and says what became of each.
+//!
+//! A source ([`source`]) yields facts ([`facts`]); workloads are found in the cgroup tree ([`cgroups`], [`workloads`]);
+//! policies are compiled by `holdfast-policy`, turned into rows ([`lower`]), compared with what the kernel has
+//! ([`tables`]) and written ([`engine`], [`maps`]) where programs that were loaded once ([`loader`], [`hooks`]) read them.
+
+pub mod abi;
+pub mod cgroups;
+pub mod enforcers;
+pub mod engine;
+pub mod facts;
+pub mod loader;
+pub mod lower;
+pub mod maps;
+pub mod mechanisms;
+pub mod tables;
+pub mod workloads;

@@ -1,0 +1,390 @@
+//! The pinned maps, typed. Every failure names the map; a full map is its own error, as it is the one an operator can do
+//! something about.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError as AyaError, PerCpuHashMap};
+
+use crate::abi;
+use crate::tables::Tables;
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// There is no room for another entry.
+    #[error("map {map} is full ({capacity} entries)")]
+    Full {
+        /// Its name.
+        map: &'static str,
+        /// How many it can hold.
+        capacity: u32,
+    },
+    /// The kernel refused.
+    #[error("map {map}: {source}")]
+    Kernel {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: AyaError,
+    },
+    /// A pinned map cannot be opened.
+    #[error("{path}: {source}")]
+    Open {
+        /// The pin.
+        path: String,
+        /// Why.
+        source: AyaError,
+    },
+    /// A pinned map is of another shape than this agent's.
+    #[error("{path}: key {key}, value {value} bytes, and this agent's are {want_key} and {want_value}")]
+    Shape {
+        /// The pin.
+        path: String,
+        /// Its key's size in bytes.
+        key: u32,
+        /// Its value's size in bytes.
+        value: u32,
+        /// The expected size in bytes.
+        want_key: usize,
+        /// The expected size in bytes.
+        want_value: usize,
+    },
+    /// A row read back is not the row written.
+    #[error("map {map}: {rows} rows read back differ from what was written")]
+    ReadBack {
+        /// Its name.
+        map: &'static str,
+        /// How many.
+        rows: usize,
+    },
+}
+
+/// Reads and writes one map of the kernel as a table of rows.
+pub trait Table<K, V> {
+    /// The map's name.
+    fn name(&self) -> &'static str;
+    /// The most rows that it holds.
+    fn capacity(&self) -> u32;
+    /// Writes a row.
+    ///
+    /// # Errors
+    ///
+    /// When the map is full or the kernel refuses.
+    fn write(&mut self, key: &K, value: &V) -> Result<(), MapError>;
+    /// Removes a row; one that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn remove(&mut self, key: &K) -> Result<(), MapError>;
+    /// Reads one row.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn get(&self, key: &K) -> Result<Option<V>, MapError>;
+    /// Reads all rows.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn read(&self) -> Result<HashMap<K, V>, MapError>;
+}
+
+struct Meta {
+    name: &'static str,
+    capacity: u32,
+}
+
+impl Meta {
+    fn failed(&self, source: AyaError) -> MapError {
+        match &source {
+            AyaError::SyscallError(error)
+                if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+            {
+                MapError::Full { map: self.name, capacity: self.capacity }
+            }
+            _ => MapError::Kernel { map: self.name, source },
+        }
+    }
+}
+
+/// A hash map.
+pub struct Hash<K, V> {
+    meta: Meta,
+    map: BpfHash<MapData, K, V>,
+}
+
+impl<K: Pod + Eq + std::hash::Hash, V: Pod> Table<K, V> for Hash<K, V> {
+    fn name(&self) -> &'static str {
+        self.meta.name
+    }
+    fn capacity(&self) -> u32 {
+        self.meta.capacity
+    }
+    fn write(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.map.insert(key, value, 0).map_err(|e| self.meta.failed(e))
+    }
+    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        absent_is_fine(self.map.remove(key)).map_err(|e| self.meta.failed(e))
+    }
+    fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(AyaError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.meta.failed(error)),
+        }
+    }
+    fn read(&self) -> Result<HashMap<K, V>, MapError> {
+        collect(self.map.iter().map(|row| row.map_err(|e| self.meta.failed(e))))
+    }
+}
+
+fn absent_is_fine(result: Result<(), AyaError>) -> Result<(), AyaError> {
+    match result {
+        Err(AyaError::KeyNotFound) => Ok(()),
+        Err(AyaError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Rows that vanish while a map is walked are left out by aya itself.
+fn collect<K: Eq + std::hash::Hash, V>(
+    rows: impl Iterator<Item = Result<(K, V), MapError>>,
+) -> Result<HashMap<K, V>, MapError> {
+    rows.collect()
+}
+
+/// A key that is a prefix length and the bytes after it.
+pub trait PrefixKey: Copy + Eq + std::hash::Hash {
+    /// The bytes.
+    type Data: Pod;
+    /// As the trie wants it.
+    fn key(&self) -> Key<Self::Data>;
+    /// Back from the trie.
+    fn from_key(key: &Key<Self::Data>) -> Self;
+}
+
+impl PrefixKey for abi::CidrKey {
+    type Data = abi::CidrData;
+    fn key(&self) -> Key<Self::Data> {
+        Key::new(self.prefixlen, abi::CidrData { space_be: self.space_be, addr: self.addr })
+    }
+    fn from_key(key: &Key<Self::Data>) -> Self {
+        let data = key.data();
+        Self { prefixlen: key.prefix_len(), space_be: data.space_be, addr: data.addr }
+    }
+}
+
+impl PrefixKey for abi::VerdictKey {
+    type Data = abi::VerdictData;
+    fn key(&self) -> Key<Self::Data> {
+        let Self { prefixlen, set_be, class_be, direction, proto, port_be } = *self;
+        Key::new(prefixlen, abi::VerdictData { set_be, class_be, direction, proto, port_be })
+    }
+    fn from_key(key: &Key<Self::Data>) -> Self {
+        let abi::VerdictData { set_be, class_be, direction, proto, port_be } = key.data();
+        Self { prefixlen: key.prefix_len(), set_be, class_be, direction, proto, port_be }
+    }
+}
+
+/// A trie of prefixes.
+pub struct Trie<K: PrefixKey, V> {
+    meta: Meta,
+    map: LpmTrie<MapData, K::Data, V>,
+}
+
+impl<K: PrefixKey, V: Pod> Table<K, V> for Trie<K, V> {
+    fn name(&self) -> &'static str {
+        self.meta.name
+    }
+    fn capacity(&self) -> u32 {
+        self.meta.capacity
+    }
+    fn write(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.map.insert(&key.key(), value, 0).map_err(|e| self.meta.failed(e))
+    }
+    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        absent_is_fine(self.map.remove(&key.key())).map_err(|e| self.meta.failed(e))
+    }
+    /// A trie answers with the longest prefix, so that a row that is missing shows another's value.
+    fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.map.get(&key.key(), 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(AyaError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.meta.failed(error)),
+        }
+    }
+    fn read(&self) -> Result<HashMap<K, V>, MapError> {
+        collect(self.map.iter().map(|row| {
+            row.map(|(key, value)| (K::from_key(&key), value)).map_err(|e| self.meta.failed(e))
+        }))
+    }
+}
+
+/// All maps that the agent reads and writes.
+pub struct Maps {
+    /// `addresses`
+    pub addresses: Hash<abi::Addr, abi::Address>,
+    /// `classes`
+    pub classes: Hash<abi::ClassKey, u32>,
+    /// `cidrs`
+    pub cidrs: Trie<abi::CidrKey, u32>,
+    /// `verdicts`
+    pub verdicts: Trie<abi::VerdictKey, abi::Verdict>,
+    /// `syscalls`
+    pub syscalls: Hash<abi::SyscallKey, abi::Syscall>,
+    /// `clauses`
+    pub clauses: Hash<abi::ClauseKey, abi::Clause>,
+    /// `workloads`
+    pub workloads: Hash<u32, abi::Workload>,
+    /// `cgroups`
+    pub cgroups: Hash<u64, u32>,
+    /// `control`
+    pub control: Array<MapData, abi::Control>,
+    counters: PerCpuHashMap<MapData, abi::CounterKey, u64>,
+    helper_errors: PerCpuHashMap<MapData, abi::ErrorKey, u64>,
+}
+
+impl Maps {
+    /// Opens what is pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// When a map is missing, or has another shape than this agent's.
+    pub fn open(dir: &Path) -> Result<Self, MapError> {
+        Ok(Self {
+            addresses: hash(dir, "addresses")?,
+            classes: hash(dir, "classes")?,
+            cidrs: trie(dir, "cidrs")?,
+            verdicts: trie(dir, "verdicts")?,
+            syscalls: hash(dir, "syscalls")?,
+            clauses: hash(dir, "clauses")?,
+            workloads: hash(dir, "workloads")?,
+            cgroups: hash(dir, "cgroups")?,
+            control: typed(dir, "control", 4, size_of::<abi::Control>(), Map::Array)?.0,
+            counters: typed(dir, "counters", size_of::<abi::CounterKey>(), 8, Map::PerCpuHashMap)?.0,
+            helper_errors: typed(dir, "helper_errors", size_of::<abi::ErrorKey>(), 8, Map::PerCpuHashMap)?.0,
+        })
+    }
+
+    /// Reads back everything.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn read(&self) -> Result<Tables, MapError> {
+        Ok(Tables {
+            addresses: self.addresses.read()?,
+            classes: self.classes.read()?,
+            cidrs: self.cidrs.read()?,
+            verdicts: self.verdicts.read()?,
+            syscalls: self.syscalls.read()?,
+            clauses: self.clauses.read()?,
+            workloads: self.workloads.read()?,
+            cgroups: self.cgroups.read()?,
+        })
+    }
+
+    /// Reads the control element.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn control(&self) -> Result<abi::Control, MapError> {
+        self.control.get(&0, 0).map_err(|source| MapError::Kernel { map: "control", source })
+    }
+
+    /// Writes the control element.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn set_control(&mut self, control: abi::Control) -> Result<(), MapError> {
+        self.control.set(0, control, 0).map_err(|source| MapError::Kernel { map: "control", source })
+    }
+
+    /// Denials and would-have denials, summed over processors.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn counters(&self) -> Result<HashMap<abi::CounterKey, u64>, MapError> {
+        sum("counters", &self.counters)
+    }
+
+    /// Forgets the counters of a set that is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn forget_counter(&mut self, key: &abi::CounterKey) -> Result<(), MapError> {
+        absent_is_fine(self.counters.remove(key)).map_err(|source| MapError::Kernel { map: "counters", source })
+    }
+
+    /// Failures of helpers, summed over processors.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn helper_errors(&self) -> Result<HashMap<abi::ErrorKey, u64>, MapError> {
+        sum("helper_errors", &self.helper_errors)
+    }
+
+    /// (name, capacity) of the tables.
+    #[must_use]
+    pub fn capacities(&self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("addresses", self.addresses.capacity()),
+            ("classes", self.classes.capacity()),
+            ("cidrs", self.cidrs.capacity()),
+            ("verdicts", self.verdicts.capacity()),
+            ("syscalls", self.syscalls.capacity()),
+            ("clauses", self.clauses.capacity()),
+            ("workloads", self.workloads.capacity()),
+            ("cgroups", self.cgroups.capacity()),
+        ]
+    }
+}
+
+fn sum<K: Pod + Eq + std::hash::Hash>(
+    map: &'static str,
+    counts: &PerCpuHashMap<MapData, K, u64>,
+) -> Result<HashMap<K, u64>, MapError> {
+    counts
+        .iter()
+        .map(|row| row.map(|(key, cpus)| (key, cpus.iter().sum())).map_err(|source| MapError::Kernel { map, source }))
+        .collect()
+}
+
+fn typed<T: TryFrom<Map, Error = AyaError>>(
+    dir: &Path,
+    name: &'static str,
+    want_key: usize,
+    want_value: usize,
+    wrap: fn(MapData) -> Map,
+) -> Result<(T, Meta), MapError> {
+    let path = dir.join(name);
+    let show = || path.display().to_string();
+    let open = |source| MapError::Open { path: show(), source };
+    let data = MapData::from_pin(&path).map_err(open)?;
+    let info = data.info().map_err(open)?;
+    let (key, value, capacity) = (info.key_size(), info.value_size(), info.max_entries());
+    if key as usize != want_key || value as usize != want_value {
+        return Err(MapError::Shape { path: show(), key, value, want_key, want_value });
+    }
+    Ok((T::try_from(wrap(data)).map_err(open)?, Meta { name, capacity }))
+}
+
+fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<Hash<K, V>, MapError> {
+    let (map, meta) = typed(dir, name, size_of::<K>(), size_of::<V>(), Map::HashMap)?;
+    Ok(Hash { meta, map })
+}
+
+fn trie<K: PrefixKey, V: Pod>(dir: &Path, name: &'static str) -> Result<Trie<K, V>, MapError> {
+    let (map, meta) = typed(dir, name, size_of::<K>(), size_of::<V>(), Map::LpmTrie)?;
+    Ok(Trie { meta, map })
+}
