@@ -43,7 +43,7 @@ const KEYS: [&str; 3] = ["app", "team", "tier"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
 const ACCOUNTS: [&str; 2] = ["default", "web"];
 const PORT_NAMES: [&str; 2] = ["dns", "http"];
-const PORTS: [u16; 8] = [1, 53, 80, 443, 8080, 9000, 32768, 65535];
+const PORTS: [u16; 9] = [1, 22, 53, 80, 443, 8080, 9000, 32768, 65535];
 const PODS: [&str; 7] =
     ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1", "10.9.0.1", "fd00::1", "fd00:0:0:1::2"];
 const NODES: [&str; 3] = ["192.168.0.1", "192.168.0.2", "fd01::1"];
@@ -90,7 +90,7 @@ const NAMES: [&str; 20] = [
     "@keyring",
     "@swap",
 ];
-const NUMBERS: [u64; 9] = [0, 1, 2, 16, 17, 0xffff_ffff, (1 << 32) | 17, u64::MAX, 1 << 63];
+const NUMBERS: [u64; 9] = [0, 1, 2, 16, 17, 0xffff_ffff, 0x1_0000_0011, u64::MAX, 1 << 63];
 
 /// A namespace, mostly one, so that policies and workloads meet.
 fn namespace() -> impl Strategy<Value = String> {

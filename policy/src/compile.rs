@@ -43,7 +43,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::error::CompileError;
-use crate::model::{Direction, Entities, Policy, Workload, World};
+use crate::model::{Direction, Entities, NetScope, Policy, Protocol, Workload, World};
 use crate::syscalls::Abi;
 
 mod cidr;
@@ -196,7 +196,7 @@ fn net_sets(
     // Sets do not have to be built again while no class came or went.
     let same_classes = previous.is_some_and(|previous| previous.classes == compiled.classes);
 
-    let mut sets: BTreeMap<(Rc<Vec<usize>>, Vec<OwnPort>), (Arc<NetSet>, Vec<usize>)> = BTreeMap::new();
+    let mut sets: BTreeMap<NetSetOf, (Arc<NetSet>, Vec<usize>)> = BTreeMap::new();
     let mut with_rules: HashMap<*const Vec<usize>, Rc<Vec<usize>>> = HashMap::new();
     for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
         let policies = with_rules.entry(Rc::as_ptr(policies)).or_insert_with(|| {
@@ -207,12 +207,14 @@ fn net_sets(
         }
         let list: Vec<&netset::Source<'_>> = policies.iter().map(|index| &sources[index]).collect();
         let own_ports = netset::own_ports(&list, workload);
-        match sets.entry((Rc::clone(policies), own_ports)) {
+        let failsafe = workload.net == NetScope::WholeHost;
+        match sets.entry((Rc::clone(policies), own_ports, failsafe)) {
             Entry::Occupied(mut entry) => entry.get_mut().1.push(at),
             Entry::Vacant(entry) => {
                 let key = NetSetKey {
                     policies: list.iter().map(|source| source.key.clone()).collect(),
                     named_ports: entry.key().1.clone(),
+                    failsafe,
                 };
                 let known = previous_sets.get(&key).copied();
                 let set = match known {
@@ -227,13 +229,16 @@ fn net_sets(
     sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
     for (place, (set, workloads)) in sets.into_iter().enumerate() {
         compiled.net_sets.push(set);
-        workloads.into_iter().for_each(|workload| compiled.assignments[workload].net_set = Some(place));
+        for workload in workloads {
+            compiled.assignments[workload].net_set = Some(place);
+        }
     }
     Ok(())
 }
 
-/// A named port of a workload: name, protocol, number.
-type OwnPort = (String, crate::model::Protocol, u16);
+/// What distinguishes network sets within one compilation: the policies, the workload's own named ports (name,
+/// protocol, number), and whether it is a whole host.
+type NetSetOf = (Rc<Vec<usize>>, Vec<(String, Protocol, u16)>, bool);
 
 /// Builds the system call sets, each distinct one once, and points the workloads to them.
 fn sys_sets(
@@ -277,7 +282,9 @@ fn sys_sets(
     sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
     for (place, (set, workloads)) in sets.into_iter().enumerate() {
         compiled.sys_sets.push(set);
-        workloads.into_iter().for_each(|workload| compiled.assignments[workload].sys_set = Some(place));
+        for workload in workloads {
+            compiled.assignments[workload].sys_set = Some(place);
+        }
     }
     Ok(())
 }

@@ -18,5 +18,7 @@ pub mod decide;
 pub mod error;
 pub mod model;
 pub mod selector;
+#[cfg(test)]
+mod semantics;
 pub mod syscalls;
 pub mod validate;

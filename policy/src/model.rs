@@ -15,8 +15,8 @@ pub use network::{
 pub use policy::{Mode, NamespaceTarget, Policy, PolicyId, RulePath, RuleRef, Target, selecting};
 pub use syscall::{ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Fallback, SyscallRule, Syscalls};
 pub use world::{
-    AddressFacts, Backends, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Service,
-    Workload, World,
+    AddressFacts, Backends, Entities, FAILSAFE, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner,
+    Service, Workload, World,
 };
 
 /// The address in its one form: IPv4 for an IPv4-mapped IPv6 address, itself for every other.

@@ -71,7 +71,7 @@ impl Found {
             let field = format!("{field}.matchExpressions[{index}].values");
             match (requirement.operator, requirement.values.is_empty()) {
                 (Operator::In | Operator::NotIn, true) => {
-                    self.add(field, "is empty, though In and NotIn need values")
+                    self.add(field, "is empty, though In and NotIn need values");
                 }
                 (Operator::Exists | Operator::DoesNotExist, false) => {
                     self.add(field, "has values, though Exists and DoesNotExist take none");
@@ -258,3 +258,6 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::CompileError;
-use crate::model::{Direction, Mode, Policy, PolicyId, Protocol, RulePath, RuleRef, Workload};
+use crate::model::{Direction, FAILSAFE, Mode, Policy, PolicyId, Protocol, RulePath, RuleRef, Workload};
 
 use super::classes::{Classes, Local};
 use super::network::{Cell, DirectionHeader, Header, NetSet, NetSetKey, PolicyKey, Refusal, VerdictKey};
@@ -64,7 +64,12 @@ pub(crate) fn build(
             Direction::Ingress => set.header.ingress = header,
             Direction::Egress => set.header.egress = header,
         }
-        let builder = Builder { direction, classes, own_ports: &set.key.named_ports };
+        let failsafe: Vec<(Protocol, u16, u16)> = FAILSAFE
+            .iter()
+            .filter(|(of, ..)| set.key.failsafe && *of == direction)
+            .map(|(_, protocol, first, last)| (*protocol, *first, *last))
+            .collect();
+        let builder = Builder { direction, classes, own_ports: &set.key.named_ports, failsafe: &failsafe };
         let by_class = builder.rows(sources, &number);
         let mut verdicts: Vec<(VerdictKey, Cell)> = Vec::new();
         for (local, rows) in &by_class {
@@ -138,10 +143,14 @@ fn header(
 /// The rows of each class that some rule concerns.
 pub(crate) type RowsByClass = BTreeMap<Local, Rc<Vec<(super::network::Scope, Cell)>>>;
 
+/// What decides the rows of a class: the rules that concern it, and how it resolves the names that they use.
+type HeardAs = (Vec<usize>, Vec<(u32, u16)>);
+
 struct Builder<'a> {
     direction: Direction,
     classes: &'a Classes,
     own_ports: &'a [(String, Protocol, u16)],
+    failsafe: &'a [(Protocol, u16, u16)],
 }
 
 impl Builder<'_> {
@@ -149,6 +158,11 @@ impl Builder<'_> {
         // What each rule says, and the classes that hear it.
         let mut rules: Vec<(&PlannedRule, Cell)> = Vec::new();
         let mut heard: HashMap<Local, Vec<usize>> = HashMap::new();
+        if !self.failsafe.is_empty()
+            && sources.iter().any(|source| source.planned.direction(self.direction).is_some())
+        {
+            heard.insert(Local::ANY, Vec::new());
+        }
         for source in sources {
             let Some(planned) = source.planned.direction(self.direction) else { continue };
             for (rule, concerned) in planned.iter().zip(&source.classes[side(self.direction)]) {
@@ -160,7 +174,7 @@ impl Builder<'_> {
             }
         }
         // Classes that hear the same rules and resolve names alike share their rows.
-        let mut known: HashMap<(Vec<usize>, Vec<(u32, u16)>), Rc<Vec<_>>> = HashMap::new();
+        let mut known: HashMap<HeardAs, Rc<Vec<_>>> = HashMap::new();
         let mut by_class = BTreeMap::new();
         for (local, list) in heard {
             let asks_names = self.direction == Direction::Egress
@@ -177,7 +191,7 @@ impl Builder<'_> {
                         Voice { cell, ports: self.ports(rule, named) }
                     })
                     .collect();
-                Rc::new(rows(&voices))
+                Rc::new(rows(&voices, self.failsafe))
             });
             if !rows.is_empty() {
                 by_class.insert(local, Rc::clone(rows));

@@ -22,6 +22,8 @@ pub struct NetSetKey {
     pub policies: Vec<PolicyKey>,
     /// Those of the workload's own named ports that an ingress rule of these policies uses, sorted.
     pub named_ports: Vec<(String, Protocol, u16)>,
+    /// Whether the rows keep the [`FAILSAFE`](crate::model::FAILSAFE) ports open, as for a whole host.
+    pub failsafe: bool,
 }
 
 /// The network rules of all workloads that are selected by the same policies and resolve their own ports alike.

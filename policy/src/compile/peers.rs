@@ -29,21 +29,21 @@ pub(crate) fn matches(universe: &Universe, world: &World) -> BTreeMap<(u32, Enti
         })
         .collect();
 
-    let mut matches = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for (id, entities) in pairs {
         // Entities come first in the sorted list of matchers, so the indices stay sorted.
         let by_entity = entity_matchers.iter().filter(|(_, entity)| entities.contains(*entity));
-        let mut matchers: Vec<u32> = by_entity.map(|(index, _)| *index).collect();
+        let mut indices: Vec<u32> = by_entity.map(|(index, _)| *index).collect();
         let mut named_ports = Vec::new();
         if let Some(known) = by_identity.get(&id) {
-            matchers.extend(&known.matchers);
+            indices.extend(&known.matchers);
             named_ports.clone_from(&known.named_ports);
         }
-        if !matchers.is_empty() {
-            matches.insert((id, entities), PeerMatches { matchers, named_ports });
+        if !indices.is_empty() {
+            found.insert((id, entities), PeerMatches { matchers: indices, named_ports });
         }
     }
-    matches
+    found
 }
 
 /// What a pair matches.
@@ -223,7 +223,9 @@ impl<'a> Index<'a> {
     fn with_values(&self, key: &str, values: &[String]) -> Places {
         let mut places = Places::none(self.count);
         if let Some(by_value) = self.by_label.get(key) {
-            values.iter().for_each(|value| places.insert_all(by_value.get(value.as_str())));
+            for value in values {
+                places.insert_all(by_value.get(value.as_str()));
+            }
         }
         places
     }
@@ -231,7 +233,9 @@ impl<'a> Index<'a> {
     fn with_key(&self, key: &str) -> Places {
         let mut places = Places::none(self.count);
         if let Some(by_value) = self.by_label.get(key) {
-            by_value.values().for_each(|list| places.insert_all(Some(list)));
+            for list in by_value.values() {
+                places.insert_all(Some(list));
+            }
         }
         places
     }

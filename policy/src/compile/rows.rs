@@ -17,7 +17,9 @@ pub(crate) struct Voice {
 ///
 /// A prefix holds the complete answer. One that would say what the next wider row says is left out. The prefix without
 /// bits is what rules say that cover every port each by itself, and nothing else is ever folded into it.
-pub(crate) fn rows(voices: &[Voice]) -> Vec<(Scope, Cell)> {
+///
+/// On the `failsafe` ports every row says 'allowed', and nothing else.
+pub(crate) fn rows(voices: &[Voice], failsafe: &[(Protocol, u16, u16)]) -> Vec<(Scope, Cell)> {
     let everywhere = voices
         .iter()
         .filter(|voice| voice.ports.is_none())
@@ -28,7 +30,12 @@ pub(crate) fn rows(voices: &[Voice]) -> Vec<(Scope, Cell)> {
     }
     for protocol in Protocol::ALL {
         let ranges = merged(voices, protocol);
-        if ranges.is_empty() {
+        let open: Vec<(u16, u16)> = failsafe
+            .iter()
+            .filter(|(of, ..)| *of == protocol)
+            .map(|(_, first, last)| (*first, *last))
+            .collect();
+        if ranges.is_empty() && open.is_empty() {
             continue;
         }
         let fragments = ranges
@@ -39,7 +46,7 @@ pub(crate) fn rows(voices: &[Voice]) -> Vec<(Scope, Cell)> {
         if fragments != everywhere {
             push(PortPrefix::EVERY, fragments);
         }
-        cover(&segments(everywhere, &ranges), PortPrefix::EVERY, fragments, &mut push);
+        cover(&segments(everywhere, &ranges, &open), PortPrefix::EVERY, fragments, &mut push);
     }
     rows
 }
@@ -68,23 +75,25 @@ fn merged(voices: &[Voice], protocol: Protocol) -> Vec<(Cell, Vec<(u16, u16)>)> 
 
 /// The port space in consecutive pieces of one answer each: (first port, answer). The first begins at 0, and
 /// neighbours differ.
-fn segments(everywhere: Cell, ranges: &[(Cell, Vec<(u16, u16)>)]) -> Vec<(u16, Cell)> {
+fn segments(everywhere: Cell, ranges: &[(Cell, Vec<(u16, u16)>)], open: &[(u16, u16)]) -> Vec<(u16, Cell)> {
     let mut starts: Vec<u16> = vec![0];
-    for (first, last) in ranges.iter().flat_map(|(_, ranges)| ranges) {
+    for (first, last) in ranges.iter().flat_map(|(_, ranges)| ranges).chain(open) {
         starts.push(*first);
         starts.extend(last.checked_add(1));
     }
     starts.sort_unstable();
     starts.dedup();
     let mut cells = vec![everywhere; starts.len()];
+    let within = |first: u16, last: u16| {
+        starts.partition_point(|start| *start < first)..starts.partition_point(|start| *start <= last)
+    };
     for (says, ranges) in ranges {
         for (first, last) in ranges {
-            let from = starts.partition_point(|start| start < first);
-            let to = starts.partition_point(|start| start <= last);
-            for cell in &mut cells[from..to] {
-                *cell = cell.join(*says);
-            }
+            cells[within(*first, *last)].iter_mut().for_each(|cell| *cell = cell.join(*says));
         }
+    }
+    for (first, last) in open {
+        cells[within(*first, *last)].fill(Cell { allow: true, ..Cell::default() });
     }
     let mut segments: Vec<(u16, Cell)> = starts.into_iter().zip(cells).collect();
     segments.dedup_by(|next, segment| next.1 == segment.1);
@@ -128,24 +137,24 @@ mod tests {
 
     #[test]
     fn a_rule_without_ports_is_one_row() {
-        assert_eq!(rows(&[voice(None)]), [(Scope::All, ALLOW)]);
+        assert_eq!(rows(&[voice(None)], &[]), [(Scope::All, ALLOW)]);
     }
 
     #[test]
     fn a_single_port_is_one_row() {
-        assert_eq!(rows(&[voice(Some(&[(Protocol::Tcp, 80, 80)]))]), [(tcp(80, 16), ALLOW)]);
+        assert_eq!(rows(&[voice(Some(&[(Protocol::Tcp, 80, 80)]))], &[]), [(tcp(80, 16), ALLOW)]);
     }
 
     #[test]
     fn a_range_becomes_the_fewest_prefixes() {
-        let seen = rows(&[voice(Some(&[(Protocol::Tcp, 9000, 9010)]))]);
+        let seen = rows(&[voice(Some(&[(Protocol::Tcp, 9000, 9010)]))], &[]);
         assert_eq!(seen, [(tcp(9000, 13), ALLOW), (tcp(9008, 15), ALLOW), (tcp(9010, 16), ALLOW)]);
     }
 
     #[test]
     fn every_port_of_a_protocol_is_one_row_that_fragments_find() {
-        assert_eq!(rows(&[voice(Some(&[(Protocol::Tcp, 0, 65535)]))]), [(tcp(0, 0), ALLOW)]);
-        let seen = rows(&[voice(Some(&[(Protocol::Tcp, 1, 1000), (Protocol::Tcp, 1001, 65535)]))]);
+        assert_eq!(rows(&[voice(Some(&[(Protocol::Tcp, 0, 65535)]))], &[]), [(tcp(0, 0), ALLOW)]);
+        let seen = rows(&[voice(Some(&[(Protocol::Tcp, 1, 1000), (Protocol::Tcp, 1001, 65535)]))], &[]);
         assert_eq!(seen[0], (tcp(0, 0), ALLOW), "the union within one rule counts");
         assert_eq!(seen[1], (tcp(0, 16), Cell::default()), "port 0 is not in it");
         assert_eq!(seen.len(), 2);
@@ -155,12 +164,12 @@ mod tests {
     fn two_rules_that_cover_every_port_only_together_do_not_let_fragments_pass() {
         let halves =
             [voice(Some(&[(Protocol::Tcp, 0, 32767)])), voice(Some(&[(Protocol::Tcp, 32768, 65535)]))];
-        assert_eq!(rows(&halves), [(tcp(0, 1), ALLOW), (tcp(32768, 1), ALLOW)]);
+        assert_eq!(rows(&halves, &[]), [(tcp(0, 1), ALLOW), (tcp(32768, 1), ALLOW)]);
     }
 
     #[test]
     fn rows_that_say_what_the_wider_row_says_are_left_out() {
-        let seen = rows(&[voice(None), voice(Some(&[(Protocol::Tcp, 80, 80)]))]);
+        let seen = rows(&[voice(None), voice(Some(&[(Protocol::Tcp, 80, 80)]))], &[]);
         assert_eq!(seen, [(Scope::All, ALLOW)]);
     }
 }

@@ -66,11 +66,11 @@ pub(crate) enum Ports {
 
 /// Builds the universe of these policies, and their rules in terms of it, in the same order.
 pub(crate) fn plan<'a>(policies: impl Iterator<Item = &'a Policy>) -> (Universe, Vec<Option<PlannedPolicy>>) {
-    let mut planner = Planner::default();
-    let mut planned: Vec<Option<PlannedPolicy>> = policies.map(|policy| planner.policy(policy)).collect();
-    let (matchers, matcher_order) = planner.matchers.sorted();
-    let (blocks, block_order) = planner.blocks.sorted();
-    let (named_ports, port_order) = planner.named_ports.sorted();
+    let mut terms = Terms::default();
+    let mut planned: Vec<Option<PlannedPolicy>> = policies.map(|policy| terms.policy(policy)).collect();
+    let (matchers, matcher_order) = terms.matchers.sorted();
+    let (blocks, block_order) = terms.blocks.sorted();
+    let (named_ports, port_order) = terms.named_ports.sorted();
     for policy in planned.iter_mut().flatten() {
         for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
             renumber(&mut rule.matchers, &matcher_order);
@@ -122,13 +122,13 @@ impl<T: Hash + Ord> Interner<T> {
 }
 
 #[derive(Debug, Default)]
-struct Planner {
+struct Terms {
     matchers: Interner<Matcher>,
     blocks: Interner<IpBlock>,
     named_ports: Interner<(String, Protocol)>,
 }
 
-impl Planner {
+impl Terms {
     fn policy(&mut self, policy: &Policy) -> Option<PlannedPolicy> {
         let network = policy.network.as_ref()?;
         let mut direction = |direction| {

@@ -21,7 +21,7 @@ pub struct SysSetKey {
 /// Within one policy the first clause whose conditions all hold gives the policy's answer; no such clause = Allow.
 /// Among the Enforce policies the strictest answer wins ([`Action`] is ordered), and among equally strict ones the
 /// first policy's. If that lets the call through, the strictest answer of the Audit policies is an audit hit where it
-/// is stricter still. exit, exit_group, rt_sigreturn, sigreturn and restart_syscall have no clauses.
+/// is stricter still. [`ALWAYS_ALLOWED`](crate::model::ALWAYS_ALLOWED) calls have no clauses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SysSet {
     /// What it is known by.

@@ -1,7 +1,8 @@
 //! The compiled tables against the oracle, and what stays stable from one compilation to the next.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -10,6 +11,10 @@ use super::lookup::{CallOutcome, PacketOutcome, lookup_call, lookup_packet};
 use super::*;
 use crate::arbitrary::{self, Scenario};
 use crate::decide::{AllowedBy, Enforced, SyscallVerdict, Transport, Verdict, decide_packet, decide_syscall};
+use crate::model::{
+    Mode, NamespaceTarget, NetRule, Network, PolicyId, PortMatch, PortRef, Protocol, Rules, Target,
+};
+use crate::selector::Selector;
 
 fn input(scenario: &Scenario) -> Input<'_> {
     Input {
@@ -44,6 +49,7 @@ fn count_verdict(met: &Met, packet: &crate::decide::Packet, verdict: &Verdict) {
     match &verdict.enforced {
         Enforced::Allow(AllowedBy::Rule(_)) => count(met, "allowed by a rule"),
         Enforced::Allow(AllowedBy::NotIsolated) => count(met, "not isolated"),
+        Enforced::Allow(AllowedBy::Failsafe) => count(met, "failsafe"),
         Enforced::Allow(AllowedBy::Loopback) => count(met, "loopback"),
         Enforced::Allow(AllowedBy::NodeFlow) => count(met, "node flow"),
         Enforced::Allow(AllowedBy::Backends(_)) => count(met, "every backend allowed"),
@@ -117,6 +123,7 @@ fn the_compiled_tables_answer_what_the_oracle_answers() {
         "allowed by a rule",
         "not isolated",
         "loopback",
+        "failsafe",
         "node flow",
         "every backend allowed",
         "refused by default",
@@ -134,4 +141,212 @@ fn the_compiled_tables_answer_what_the_oracle_answers() {
     ] {
         assert!(met.get(kind).is_some_and(|count| *count >= 300), "{kind} is met too seldom: {met:?}");
     }
+}
+
+/// What every result has to be, whatever went in.
+fn assert_sound(scenario: &Scenario, compiled: &Compiled) {
+    let known: BTreeSet<ClassId> = compiled
+        .identity_class
+        .values()
+        .chain(compiled.cidr_class.values())
+        .chain(compiled.services.values())
+        .copied()
+        .chain([ClassId::ANY, ClassId::NODE_FLOW])
+        .collect();
+    for set in &compiled.net_sets {
+        assert!(set.verdicts.is_sorted_by(|a, b| a.0 < b.0), "sorted, each key once");
+        assert!(set.rules.is_sorted_by(|a, b| a < b), "sorted, each rule once");
+        for (key, cell) in &set.verdicts {
+            assert!(known.contains(&key.class) && key.class != ClassId::NONE, "nobody is in {key:?}");
+            let in_row = cell.deny.map(|refusal| refusal.rule).into_iter().chain(cell.audit_deny);
+            in_row.for_each(|rule| assert!(usize::from(rule) < set.rules.len()));
+            if let Scope::Ports { prefix, .. } = key.scope {
+                assert!(prefix.len <= 16 && prefix.contains(prefix.port));
+                let bits = u32::from(prefix.port) << prefix.len & 0xffff;
+                assert_eq!(bits, 0, "{prefix:?} has bits beyond its length");
+            }
+        }
+    }
+    let mut keys: Vec<&NetSetKey> = compiled.net_sets.iter().map(|set| &set.key).collect();
+    keys.dedup();
+    assert_eq!(keys.len(), compiled.net_sets.len(), "each set once");
+    assert_eq!(compiled.services.len(), scenario.world.services.len());
+    assert_eq!(compiled.assignments.len(), scenario.workloads.len());
+    for (assignment, workload) in compiled.assignments.iter().zip(&scenario.workloads) {
+        let expected = crate::model::selecting(&scenario.policies, &scenario.world, workload);
+        let seen: Vec<&Policy> = assignment.policies.iter().map(|index| &scenario.policies[*index]).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+/// The result without what may differ between a fresh compilation and a continued one: the classes' numbers.
+type Numberless = (BTreeSet<String>, Vec<Option<(NetSetKey, usize)>>);
+
+fn numberless(compiled: &Compiled) -> Numberless {
+    let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
+    for (pair, class) in &compiled.identity_class {
+        members.entry(*class).or_default().push(format!("{pair:?}"));
+    }
+    for (net, class) in &compiled.cidr_class {
+        members.entry(*class).or_default().push(format!("{net}"));
+    }
+    for (address, class) in &compiled.services {
+        members.entry(*class).or_default().push(format!("service {address}"));
+    }
+    let classes = members.into_values().map(|members| members.join(" ")).collect();
+    let sets = (0..compiled.assignments.len())
+        .map(|place| compiled.net_set(place).map(|set| (set.key.clone(), set.verdicts.len())))
+        .collect();
+    (classes, sets)
+}
+
+#[test]
+fn a_continued_compilation_is_a_fresh_one_with_stable_numbers() {
+    let met = Met::default();
+    let strategy = (arbitrary::scenario(), arbitrary::some_of(7), arbitrary::some_of(8), any::<bool>());
+    let mut runner = TestRunner::new(Config { cases: 600, failure_persistence: None, ..Config::default() });
+    let result = runner.run(&strategy, |(scenario, addresses, policies, swap)| {
+        // Another state of the same cluster: some addresses and some policies fewer.
+        let mut other = scenario.clone();
+        let mut place = 0;
+        other.world.addresses.retain(|_, _| {
+            place += 1;
+            !addresses.contains(&(place - 1))
+        });
+        if policies.len() > 4 {
+            let mut place = 0;
+            other.policies.retain(|_| {
+                place += 1;
+                !policies.contains(&(place - 1))
+            });
+        }
+        let (first, second) = if swap { (&other, &scenario) } else { (&scenario, &other) };
+
+        let before = compile(&input(first), None).unwrap();
+        let after = compile(&input(second), Some(&before)).unwrap();
+        let again = compile(&input(first), Some(&after)).unwrap();
+        for (of, result) in [(first, &before), (second, &after), (first, &again)] {
+            assert_sound(of, result);
+        }
+        prop_assert_eq!(numberless(&before), numberless(&again));
+        prop_assert_eq!(numberless(&after), numberless(&compile(&input(second), None).unwrap()));
+
+        if before.universe == after.universe {
+            count(&met, "same universe");
+            for (pair, class) in &after.identity_class {
+                // A class that was there keeps its number; a new one has a number that nobody had.
+                let was = before.identity_class.get(pair);
+                let old = before.identity_class.values().any(|known| known == class);
+                prop_assert!(was.is_none_or(|was| was == class), "{:?} moved", pair);
+                prop_assert!(old || !numbers(&before).contains(class), "a number is used twice");
+            }
+            prop_assert!(Arc::ptr_eq(&before.universe, &after.universe));
+            for set in &after.net_sets {
+                if let Some(old) = before.net_sets.iter().find(|old| old.key == set.key) {
+                    count(&met, "same set");
+                    prop_assert_eq!(
+                        Arc::ptr_eq(old, set),
+                        old == set,
+                        "an unchanged set is the very same one"
+                    );
+                }
+            }
+        } else {
+            count(&met, "another universe");
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    let met = met.into_inner();
+    for kind in ["same universe", "same set", "another universe"] {
+        assert!(met.get(kind).is_some_and(|count| *count >= 50), "{kind} is met too seldom: {met:?}");
+    }
+}
+
+fn numbers(compiled: &Compiled) -> BTreeSet<ClassId> {
+    compiled
+        .identity_class
+        .values()
+        .chain(compiled.cidr_class.values())
+        .chain(compiled.services.values())
+        .copied()
+        .collect()
+}
+
+/// A scenario of one policy with so many deny rules, at ingress.
+fn with_denies(names: &[&str], denies: usize) -> Scenario {
+    let rules = Rules { allow: Vec::new(), deny: vec![NetRule::default(); denies] };
+    let network = Network { ingress: Some(rules), ..Network::default() };
+    let policy = |name: &&str| Policy {
+        id: PolicyId::namespaced("shop", *name),
+        uid: (*name).to_owned(),
+        generation: 1,
+        target: Target { namespaces: NamespaceTarget::One("shop".to_owned()), pods: Selector::default() },
+        containers: None,
+        mode: Mode::Enforce,
+        network: Some(network.clone()),
+        syscalls: None,
+    };
+    Scenario {
+        policies: names.iter().map(policy).collect(),
+        world: World::default(),
+        workloads: vec![Workload {
+            namespace: "shop".to_owned(),
+            name: "pod".to_owned(),
+            ..Workload::default()
+        }],
+        packets: Vec::new(),
+        calls: Vec::new(),
+    }
+}
+
+#[test]
+fn more_rules_than_can_be_numbered_are_an_error_that_names_the_policy() {
+    let fits = with_denies(&["a", "b"], 32_766);
+    assert_eq!(compile(&input(&fits), None).unwrap().net_sets[0].rules.len(), 65_534);
+    let error = compile(&input(&with_denies(&["a", "b"], 32_767)), None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "shop/b: the policies that select workload shop/pod have more than 65535 network rules together"
+    );
+}
+
+#[test]
+fn two_policies_of_one_name_are_an_error_that_names_them() {
+    let error = compile(&input(&with_denies(&["a", "b", "a"], 1)), None).unwrap_err();
+    assert_eq!(error, CompileError::DuplicatePolicy { policy: PolicyId::namespaced("shop", "a") });
+}
+
+#[test]
+fn a_policy_that_selects_no_workload_adds_nothing() {
+    let mut scenario = with_denies(&["a"], 1);
+    scenario.workloads[0].namespace = "bank".to_owned();
+    let compiled = compile(&input(&scenario), None).unwrap();
+    assert_eq!(*compiled.universe, Universe::default());
+    assert!(compiled.net_sets.is_empty() && compiled.identity_class.is_empty());
+    assert_eq!(compiled.assignments, [Assignment::default()]);
+}
+
+#[test]
+fn workloads_with_the_same_policies_and_ports_share_a_set() {
+    let mut scenario = with_denies(&["a"], 1);
+    scenario.policies[0].network.as_mut().unwrap().ingress.as_mut().unwrap().allow.push(NetRule {
+        peers: None,
+        ports: Some(vec![PortMatch {
+            protocol: Protocol::Tcp,
+            port: Some(PortRef::Name("http".to_owned())),
+            end_port: None,
+        }]),
+    });
+    let mut with_port = scenario.workloads[0].clone();
+    with_port.named_ports.insert(("http".to_owned(), Protocol::Tcp), 80);
+    let mut with_another_port = with_port.clone();
+    with_another_port.named_ports.insert(("metrics".to_owned(), Protocol::Tcp), 9100);
+    scenario.workloads.extend([with_port, with_another_port]);
+    let compiled = compile(&input(&scenario), None).unwrap();
+    let sets: Vec<_> = compiled.assignments.iter().map(|assignment| assignment.net_set.unwrap()).collect();
+    assert_eq!(sets[1], sets[2], "no rule uses the other port");
+    assert_ne!(sets[0], sets[1]);
 }

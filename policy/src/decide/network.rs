@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::model::{
-    AddressFacts, Backends, Direction, Mode, NamedPorts, NetRule, NetScope, OnDeny, Peer, Policy, PolicyId,
-    PortMatch, PortRef, Protocol, RulePath, RuleRef, Rules, Workload, World, canonical, selecting,
+    AddressFacts, Backends, Direction, FAILSAFE, Mode, NamedPorts, NetRule, NetScope, OnDeny, Peer, Policy,
+    PolicyId, PortMatch, PortRef, Protocol, RulePath, RuleRef, Rules, Workload, World, canonical, selecting,
 };
 use crate::selector::Selector;
 
@@ -78,6 +78,8 @@ pub enum AllowedBy {
     NotIsolated,
     /// The loopback of a network namespace is its owner's business.
     Loopback,
+    /// It is a failsafe port of a whole host.
+    Failsafe,
     /// The node may reach its own pods.
     NodeFlow,
     /// The peer is a Service, and each of its backends is allowed.
@@ -115,6 +117,9 @@ pub fn decide_packet(policies: &[Policy], world: &World, workload: &Workload, pa
     if packet.via == Via::Loopback && workload.net != NetScope::HostPart {
         return pass(AllowedBy::Loopback);
     }
+    if workload.net == NetScope::WholeHost && is_failsafe(packet) {
+        return pass(AllowedBy::Failsafe);
+    }
     let all: Vec<&Policy> = selecting(policies, world, workload)
         .into_iter()
         .filter(|policy| rules(policy, packet.direction).is_some())
@@ -132,6 +137,13 @@ pub fn decide_packet(policies: &[Policy], world: &World, workload: &Workload, pa
             Verdict { enforced: allowed, audited }
         }
     }
+}
+
+fn is_failsafe(packet: &Packet) -> bool {
+    let Transport::Port(protocol, port) = packet.transport else { return false };
+    FAILSAFE.iter().any(|(direction, of, first, last)| {
+        (*direction, *of) == (packet.direction, protocol) && (*first..=*last).contains(&port)
+    })
 }
 
 fn rules(policy: &Policy, direction: Direction) -> Option<&Rules> {
@@ -242,7 +254,7 @@ impl<'a> Scene<'a> {
             let other = self.other(address, self.world.facts(address), transport);
             match self.answer_peer(policies, other) {
                 Enforced::Allow(AllowedBy::Rule(rule)) => {
-                    allowing.push(AllowingBackend { address, port, rule })
+                    allowing.push(AllowingBackend { address, port, rule });
                 }
                 Enforced::Allow(_) => {}
                 Enforced::Deny { rule, reject, .. } => {

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn policies_are_ordered_by_the_text_they_display() {
-        let mut ids = vec![
+        let mut ids = [
             PolicyId::namespaced("shop-2", "a"),
             PolicyId::namespaced("shop", "b"),
             PolicyId::cluster("z"),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::{BitOr, BitOrAssign};
 
-use super::{Protocol, canonical};
+use super::{Direction, Protocol, canonical};
 use crate::selector::Labels;
 
 /// The smallest number of an identity; smaller ones are reserved, and 0 stands for 'none'.
@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-/// The controller at the top of a pod: its Deployment, not its ReplicaSet.
+/// The controller at the top of a pod: its Deployment, not its `ReplicaSet`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {
     /// Its kind.
@@ -189,9 +189,28 @@ pub enum NetScope {
     /// host; it sees a Service's backends.
     HostPart,
     /// It is the whole host: an external workload without cgroups. Its loopback is its own business; it sees a
-    /// Service's backends.
+    /// Service's backends; and its [`FAILSAFE`] ports stay open.
     WholeHost,
 }
+
+/// The ports that no policy closes on a whole host, so that it can still be reached and managed: SSH, etcd, the
+/// API server, the kubelet, DNS and DHCP. (direction, protocol, first, last); the workload's own ports at ingress, the
+/// peer's at egress.
+pub const FAILSAFE: [(Direction, Protocol, u16, u16); 13] = [
+    (Direction::Ingress, Protocol::Tcp, 22, 22),
+    (Direction::Ingress, Protocol::Tcp, 2379, 2380),
+    (Direction::Ingress, Protocol::Tcp, 6443, 6443),
+    (Direction::Ingress, Protocol::Tcp, 10250, 10250),
+    (Direction::Ingress, Protocol::Udp, 68, 68),
+    (Direction::Ingress, Protocol::Udp, 546, 546),
+    (Direction::Egress, Protocol::Tcp, 53, 53),
+    (Direction::Egress, Protocol::Tcp, 2379, 2380),
+    (Direction::Egress, Protocol::Tcp, 6443, 6443),
+    (Direction::Egress, Protocol::Tcp, 10250, 10250),
+    (Direction::Egress, Protocol::Udp, 53, 53),
+    (Direction::Egress, Protocol::Udp, 67, 67),
+    (Direction::Egress, Protocol::Udp, 547, 547),
+];
 
 /// One workload of this node: a pod (`container` = `None`), one of its containers, or an external workload. Network
 /// rules act on pods, system call rules on containers.
