@@ -165,7 +165,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {
-            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
             let problem = format!("is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1);
             parsed.errors.push(file_error(file, Some(line), problem));
             return parsed;

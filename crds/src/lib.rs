@@ -4,6 +4,8 @@
 //! [`WorkloadNode`]; the operator writes [`AddressSlice`]. The Rust types are the source of the CRDs.
 //! A field exists only when the whole system honours it.
 
+#![expect(clippy::duplicated_attributes, reason = "each print column says its type, and types repeat")]
+
 pub mod address_slice;
 pub mod cluster_workload_policy;
 pub mod conditions;
@@ -22,8 +24,8 @@ pub mod syscalls;
 mod validate;
 pub mod workload_node;
 pub mod workload_policy;
-pub mod yaml_in;
-pub mod yaml_out;
+mod yaml_in;
+mod yaml_out;
 
 pub use address_slice::AddressSlice;
 pub use cluster_workload_policy::ClusterWorkloadPolicy;

@@ -15,7 +15,7 @@ mod selector;
 mod syscalls;
 
 pub(crate) use address::{addresses, cidrs, parse_address, parse_cidr};
-pub(crate) use network::{egress_rule, ip_block, network, peer, port_list, port_match};
+pub(crate) use network::{egress_rule, ip_block, network, peer, port_match};
 pub(crate) use objects::{cgroup, external_workload, node_agent, policy};
 pub(crate) use selector::{requirement, selector};
 pub(crate) use syscalls::{argument, syscall_name, syscall_rule, syscalls};
@@ -93,7 +93,6 @@ pub(crate) fn all() -> Vec<Rule> {
         node_agent(),
         peer(),
         policy(),
-        port_list(),
         port_match(),
         requirement(),
         selector(),

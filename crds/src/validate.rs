@@ -388,6 +388,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
     fn policy(spec: Value) -> Value {
         json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadPolicy", "metadata": {"name": "p"}, "spec": spec})
     }

@@ -12,12 +12,12 @@ use serde_json::{Map, Value};
 mod scalar;
 
 /// How deep values may be nested.
-pub const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 /// How much one document may hold after its aliases are expanded: each value counts [`VALUE_COST`] and its text, in
 /// bytes.
-pub const MAX_EXPANDED: usize = 8 << 20;
+pub(crate) const MAX_EXPANDED: usize = 8 << 20;
 /// What one value costs of [`MAX_EXPANDED`] besides its text.
-pub const VALUE_COST: usize = 48;
+pub(crate) const VALUE_COST: usize = 48;
 
 /// Why a text is not one YAML document that JSON can hold.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -208,7 +208,7 @@ impl<'text> Reader<'text> {
             self.path.push(Step::Key(key.clone()));
             self.note(span.start);
             if map.contains_key(&key) {
-                return Err(self.error(span.start, "the key is there twice"));
+                return Err(self.error(span.start, format!("the key {key:?} is there twice")));
             }
             let (event, value_span) = self.next()?;
             let value = self.value(event, value_span)?;

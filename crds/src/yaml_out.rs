@@ -5,8 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 /// The value as one YAML document in block style, keys in the order of the map.
-#[must_use]
-pub fn to_yaml(value: &Value) -> String {
+pub(crate) fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
     node(&mut out, value, 0, false);
     out

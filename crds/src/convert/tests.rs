@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
 fn object(spec: Value) -> WorkloadPolicy {
     serde_json::from_value(json!({
         "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadPolicy",

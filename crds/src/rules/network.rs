@@ -71,14 +71,6 @@ pub(crate) fn ip_block() -> Vec<Rule> {
     )]
 }
 
-/// About one rule's list of ports.
-pub(crate) fn port_list() -> Vec<Rule> {
-    vec![Rule::new("", "has an entry twice", "self.all(p, self.exists_one(q, q == p))", |value| {
-        let ports = value.as_array().map_or(&[][..], Vec::as_slice);
-        ports.iter().enumerate().all(|(index, port)| !ports[..index].contains(port))
-    })]
-}
-
 /// About one entry of a list of ports.
 pub(crate) fn port_match() -> Vec<Rule> {
     vec![

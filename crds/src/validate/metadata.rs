@@ -40,7 +40,7 @@ pub(crate) fn metadata(object: &mut Map<String, Value>) -> Vec<Problem> {
             "labels" | "annotations" => map(&at, value, name == "labels", &mut problems),
             name if TEXT.contains(&name) => match value {
                 Value::String(text) => {
-                    problems.extend(form(name, text).map(|problem| Problem::new(at, problem)))
+                    problems.extend(form(name, text).map(|problem| Problem::new(at, problem)));
                 }
                 other => problems.push(Problem::new(at, format!("must be text, and is {}", name_of(other)))),
             },
@@ -77,7 +77,7 @@ fn map(at: &str, value: &Value, labels: bool, problems: &mut Vec<Problem>) {
         match value {
             Value::String(text) if labels => {
                 if let Some(problem) = limits.check_optional(text) {
-                    problems.push(Problem::new(path::key(at, key), problem));
+                    problems.push(Problem::new(at, format!("{key}: {problem}")));
                 }
             }
             Value::String(_) => {}
