@@ -29,6 +29,8 @@ pub const EPERM: i32 = 1;
 pub const ENOMEM: i32 = 12;
 /// The caller sees that the access is denied.
 pub const EACCES: i32 = 13;
+/// The caller sees that there is no such key.
+pub const ENOKEY: i32 = 126;
 
 /// Hooks that together are passed by every form of a call that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +39,9 @@ pub struct Route {
     pub hooks: &'static [Hook],
     /// The first kernel, major and minor, where the call passes them. The hook itself may be older.
     pub since: (u16, u16),
-    /// The errno that the caller sees when a hook refuses with EPERM; 0 for a call that reports no failure and
-    /// simply does nothing.
-    pub errno: i32,
+    /// The errnos that the caller may see when a hook refuses with EPERM, the usual one first. None for a call that
+    /// reports no failure and simply does nothing.
+    pub errnos: &'static [i32],
     /// Forms of the call that pass no hook and go ahead. None of them has an effect that a rule against the call is
     /// there to prevent; but a rule with conditions on arguments may mean just such a form, and is then not
     /// enforced by this route.
@@ -48,7 +50,7 @@ pub struct Route {
 
 impl Route {
     const fn of(hooks: &'static [Hook]) -> Self {
-        Self { hooks, since: (5, 10), errno: EPERM, gap: None }
+        Self { hooks, since: (5, 10), errnos: &[EPERM], gap: None }
     }
 
     const fn since(mut self, major: u16, minor: u16) -> Self {
@@ -56,8 +58,8 @@ impl Route {
         self
     }
 
-    const fn seen_as(mut self, errno: i32) -> Self {
-        self.errno = errno;
+    const fn seen_as(mut self, errnos: &'static [i32]) -> Self {
+        self.errnos = errnos;
         self
     }
 
@@ -67,15 +69,23 @@ impl Route {
     }
 }
 
-/// The ways to refuse a call, best first; empty where there is none.
-///
-/// A node takes the first whose hooks its kernel all has, and that is not younger than the kernel.
+/// The ways to refuse a call, best first; empty where there is none. [`route`] picks a node's.
 #[must_use]
 pub fn hooks(name: &str) -> &'static [Route] {
     static INDEX: LazyLock<HashMap<&str, &[Route]>> = LazyLock::new(|| {
         routes::ROUTES.iter().flat_map(|(names, routes)| names.iter().map(|name| (*name, *routes))).collect()
     });
     INDEX.get(name).copied().unwrap_or_default()
+}
+
+/// The way to refuse a call on one kernel, given its version (major, minor) and which hooks it has.
+///
+/// A hook that is there but to which nothing can be attached counts as had: a later route may hold only for kernels
+/// without it (`ftruncate` stopped passing `path_truncate` when `file_truncate` came), and taking that one would
+/// refuse nothing. The call has no route then.
+#[must_use]
+pub fn route(name: &str, kernel: (u16, u16), has: impl Fn(Hook) -> bool) -> Option<&'static Route> {
+    hooks(name).iter().find(|route| route.since <= kernel && route.hooks.iter().all(|hook| has(*hook)))
 }
 
 /// Every call of the table, in its order.

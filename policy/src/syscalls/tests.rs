@@ -245,3 +245,22 @@ fn a_call_of_i386_has_the_hooks_of_its_64_bit_form() {
         }
     }
 }
+
+#[test]
+fn a_kernel_gets_the_first_route_that_it_can_have() {
+    let picked = |call, kernel, lacking: &[Hook]| {
+        hooks::route(call, kernel, |hook| !lacking.contains(&hook)).map(|route| route.hooks)
+    };
+    assert_eq!(picked("ftruncate", (6, 12), &[]), Some(&[Hook::FileTruncate][..]));
+    assert_eq!(picked("ftruncate", (6, 1), &[Hook::FileTruncate]), Some(&[Hook::PathTruncate][..]));
+    assert_eq!(picked("io_uring_setup", (6, 18), &[]), Some(&[Hook::UringAllowed][..]));
+    assert_eq!(picked("io_uring_setup", (6, 12), &[]), Some(&[Hook::InodeInitSecurityAnon][..]));
+    // The hook is older than its use by io_uring.
+    assert_eq!(picked("io_uring_setup", (5, 15), &[]), Some(&[Hook::FileAlloc][..]));
+    assert_eq!(
+        picked("unshare", (5, 10), &[Hook::UsernsCreate]),
+        Some(&[Hook::Capable, Hook::CredPrepare][..])
+    );
+    assert_eq!(picked("mount", (6, 12), &[Hook::SbMount]), None);
+    assert_eq!(picked("getppid", (6, 12), &[]), None);
+}

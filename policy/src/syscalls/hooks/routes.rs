@@ -6,7 +6,7 @@
 //! a program on every transfer); `io_uring_enter` and `io_uring_register` (nothing when they are entered); `mq_open`
 //! (makes the queue before it opens it); the System V calls.
 
-use super::{EACCES, ENOMEM, Hook, Route};
+use super::{EACCES, ENOKEY, ENOMEM, EPERM, Hook, Route};
 
 const fn by(hooks: &'static [Hook]) -> Route {
     Route::of(hooks)
@@ -48,7 +48,7 @@ pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
     (&["pidfd_getfd"], &[by(&[Hook::PtraceAccessCheck]).but("a descriptor of the caller's own process")]),
     // mm_access again, whose EACCES is not made an EPERM here.
     (&["process_madvise"], &[
-        by(&[Hook::PtraceAccessCheck]).seen_as(EACCES).but("of the caller's own memory"),
+        by(&[Hook::PtraceAccessCheck]).seen_as(&[EACCES]).but("of the caller's own memory"),
     ]),
     // After the attributes are copied, before a counter is looked for.
     (&["perf_event_open"], &[by(&[Hook::PerfEventOpen])]),
@@ -101,8 +101,8 @@ pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
     (&["setresuid", "setresuid32"], &[by(&[Hook::TaskFixSetuid]).but("what changes nothing")]),
     (&["setresgid", "setresgid32"], &[by(&[Hook::TaskFixSetgid]).but("what changes nothing")]),
     // These answer with the old number, come what may.
-    (&["setfsuid", "setfsuid32"], &[by(&[Hook::TaskFixSetuid]).seen_as(0).but("what changes nothing")]),
-    (&["setfsgid", "setfsgid32"], &[by(&[Hook::TaskFixSetgid]).seen_as(0).but("what changes nothing")]),
+    (&["setfsuid", "setfsuid32"], &[by(&[Hook::TaskFixSetuid]).seen_as(&[]).but("what changes nothing")]),
+    (&["setfsgid", "setfsgid32"], &[by(&[Hook::TaskFixSetgid]).seen_as(&[]).but("what changes nothing")]),
     // may_setgroups is CAP_SETGID, first.
     (&["setgroups", "setgroups32"], &[by(&[Hook::Capable])]),
     // CAP_SYS_TTY_CONFIG, else EPERM.
@@ -110,14 +110,16 @@ pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
     // check_syslog_permissions ends in the hook for every command of the call.
     (&["syslog"], &[by(&[Hook::Syslog])]),
 
-    // The keyring to add to is looked up with a permission check.
-    (&["add_key"], &[by(&[Hook::KeyPermission])]),
-    // Each keyring is searched with a permission check; with none to search, a key is made before the upcall.
-    (&["request_key"], &[by(&[Hook::KeyPermission, Hook::KeyAlloc])]),
-    // Every operation looks its keys up with a permission check, or makes a keyring. EPERM, but ENOKEY for reading
-    // and where a missing session keyring would have to be made first.
+    // The keyring to add to is looked up with a permission check. ENOKEY where the session's would be made first.
+    (&["add_key"], &[by(&[Hook::KeyPermission]).seen_as(&[EPERM, ENOKEY])]),
+    // Each keyring is searched with a permission check, and a refused one counts as one without the key. A key is
+    // made before the upcall.
+    (&["request_key"], &[by(&[Hook::KeyPermission, Hook::KeyAlloc]).seen_as(&[ENOKEY, EPERM])]),
+    // Every operation looks its keys up with a permission check, or makes a keyring. ENOKEY for reading and where the
+    // session's keyring would be made first; EACCES where a key that may not be searched for counts as another's.
     (&["keyctl"], &[
         by(&[Hook::KeyPermission, Hook::KeyAlloc])
+            .seen_as(&[EPERM, ENOKEY, EACCES])
             .but("asking for features, choosing where keys go by default, and answering an upcall"),
     ]),
 
@@ -134,11 +136,11 @@ pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
     // would own is made before and goes again with it.
     (&["clone", "clone3", "fork", "vfork"], &[by(&[Hook::TaskAlloc])]),
     // New namespaces ask for CAP_SYS_ADMIN, a new user namespace has its own hook. Before 6.1 the copy of the
-    // credentials is the only place, and its failure is taken for a lack of memory.
+    // credentials is the only place for the latter, and its failure is taken for a lack of memory.
     (&["unshare"], &[
         by(&[Hook::Capable, Hook::UsernsCreate]).but("parting with shared files, directories and semaphores only"),
         by(&[Hook::Capable, Hook::CredPrepare])
-            .seen_as(ENOMEM)
+            .seen_as(&[EPERM, ENOMEM])
             .but("parting with shared files, directories and semaphores only"),
     ]),
     // The install function of every sort of namespace asks for CAP_SYS_ADMIN.
