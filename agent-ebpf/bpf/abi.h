@@ -23,6 +23,8 @@ struct hf_addr {
 #define HF_WL_HOST_PART (1u << 7)		 /* a part of the host's own network namespace */
 #define HF_WL_ANY_REJECT (1u << 8)		 /* some refusal may be Reject: look at connect */
 #define HF_WL_WHOLE_HOST (1u << 9)		 /* a whole host: its loopback is itself */
+#define HF_WL_CONTAINER (1u << 10)		 /* has a mount namespace of its own, which its runtime makes */
+#define HF_WL_PROBE (1u << 11)			 /* the agent's own: nobody in it is exempt */
 
 #define HF_NO_RULE 0xffff
 
@@ -192,17 +194,22 @@ struct hf_cgroup_event {
 	char path[HF_CGROUP_PATH];
 };
 
-/* Processes by thread group id: may the system call and file rules speak to it yet? */
+/* Processes by thread group id: may the system call and file rules speak to it yet? One without an entry is inside: it
+ * was there before the agent, or has never been where a workload is. */
 #define HF_P_EXEMPT 1 /* entered its workload from outside and has not executed a program since */
 #define HF_P_INSIDE 2
 struct hf_process {
-	__u64 cgroup; /* where it was when this was written */
-	__u32 pod;    /* 0 = not known then */
+	__u64 cgroup; /* inside: where it was when this was written; exempt: where whoever moved it was, 0 = not known */
+	__u32 pod;    /* of that cgroup; 0 = none, or not known then */
 	__u32 state;
+	__u32 mnt_ns; /* exempt: mount namespace of whoever moved it, 0 = it moved itself */
+	__u32 pad;
 };
 
-/* System calls: (set, abi, number) -> how many clauses, and by which hooks. */
+/* System calls: (set, abi, number) -> how many clauses, and by which hooks. The x32 entry (bit 30) is looked up as
+ * native under the number without that bit. Threads of io_uring count as calls of io_uring_enter. */
 enum hf_abi { HF_ABI_NATIVE = 0, HF_ABI_COMPAT = 1 };
+#define HF_NR_ANY 0xffffffff /* arm64, compat: every call of a 32-bit program, as there is no table of them */
 struct hf_syscall_key {
 	__u32 set;
 	__u32 abi;
@@ -210,30 +217,27 @@ struct hf_syscall_key {
 };
 #define HF_MAX_CLAUSES 64
 struct hf_syscall {
-	__u64 hooks; /* bit of enum hf_hook: where this call may be refused on this node */
+	__u64 hooks; /* bits of hooks.h: where this call may be refused on this node */
 	__u32 clauses;
 	__u32 flags;
 };
 #define HF_SYS_AT_ENTRY 1 /* evaluated at sys_enter, as no hook serves */
 
 enum hf_action { HF_A_ALLOW = 0, HF_A_AUDIT = 1, HF_A_DENY = 2, HF_A_KILL = 3 };
-enum hf_op {
-	HF_OP_EQ = 0,
-	HF_OP_NE = 1,
-	HF_OP_LT = 2,
-	HF_OP_LE = 3,
-	HF_OP_GT = 4,
-	HF_OP_GE = 5,
-};
+/* How an argument may stand to a condition's value; a comparison is the set of those that it takes. */
+#define HF_CMP_LESS 1
+#define HF_CMP_EQUAL 2
+#define HF_CMP_GREATER 4
+#define HF_CMP_ANY 7
+/* (argument & keep) ^ sign, compared with value ^ sign, both as unsigned numbers. */
 struct hf_condition {
-	__u64 value; /* cut to the width */
-	__u64 keep;  /* the bits of the argument that are compared: those of the width, and of the mask if there is one */
-	__u64 sign;  /* xor'ed into both sides, so that an order comparison of signed numbers is one of unsigned */
-	__u8 index;
-	__u8 op;
-	__u8 pad[6];
+	__u64 value;
+	__u64 keep; /* the bits of the argument that are compared: those of the width, and of the mask if there is one */
+	__u64 sign; /* the sign bit of that width where the order of signed numbers is meant, else 0 */
+	__u8 accept; /* of HF_CMP_*; HF_CMP_ANY where there is no condition */
+	__u8 pad[7];
 };
-#define HF_MAX_CONDITIONS 6
+#define HF_ARGUMENTS 6
 struct hf_clause_key {
 	__u32 set;
 	__u32 abi;
@@ -241,14 +245,14 @@ struct hf_clause_key {
 	__u32 index;
 };
 #define HF_CL_AUDIT_MODE 1 /* of a policy in mode Audit */
+#define HF_CL_AND_NEXT 2   /* holds only if the next clause does too, which then decides */
 struct hf_clause {
 	__u16 policy; /* ordinal in the set; the first matching clause of each policy decides */
 	__u16 rule;
 	__u8 action;
 	__u8 flags;
-	__u8 conditions;
-	__u8 pad;
-	struct hf_condition condition[HF_MAX_CONDITIONS];
+	__u8 pad[2];
+	struct hf_condition condition[HF_ARGUMENTS]; /* by argument register */
 };
 
 /* A helper failed: by program and helper. */
@@ -271,6 +275,7 @@ enum hf_helper {
 	HF_HELPER_SKB_LOAD,
 	HF_HELPER_SEND_SIGNAL,
 	HF_HELPER_COUNTER,
+	HF_HELPER_CLAUSE, /* a clause that its call's entry counts is not there */
 };
 struct hf_error_key {
 	__u16 program;

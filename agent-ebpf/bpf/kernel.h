@@ -48,16 +48,49 @@ struct cgroup {
 struct css_set {
 	struct cgroup *dfl_cgrp;
 };
+struct cgroup_namespace {
+	struct css_set *root_cset;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct cgroup_namespace *cgroup_ns;
+};
+typedef struct {
+	int counter;
+} atomic_t;
+struct signal_struct {
+	atomic_t live;
+};
 struct thread_info {
-	unsigned int status;
+	unsigned long flags;
+	unsigned int status; /* x86 */
 };
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int flags;
 	int pid;
 	int tgid;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
 	void *stack;
 };
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long di, si, dx, r10, r8, r9; /* the arguments of a 64-bit call, in order */
+	unsigned long bx, cx, bp;	       /* with dx, si and di those of a 32-bit call */
+	unsigned long orig_ax;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs {
+	unsigned long long regs[31];
+	unsigned long long orig_x0;
+	int syscallno;
+};
+#endif
 
 #pragma clang attribute pop
 

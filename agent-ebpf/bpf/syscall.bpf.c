@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* System calls refused in security hooks, and watched at their entry.
+ *
+ * Each hook has one program, which is loaded as an LSM program or, where those are not called, as fmod_ret on the
+ * kernel function that runs the hook. Both kinds run before what they guard, end the chain with their first error, and
+ * with 0 leave the answer to whatever follows: so there is no earlier answer to pass on, and hooks whose neutral answer
+ * is not 0 are left alone. */
+#include "syscall.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define HF_AF_PACKET 17
+#define HF_AF_XDP 44
+
+/* Packet and XDP sockets send and receive beside the cgroup's packet programs: isolated workloads with a network of
+ * their own do not get any. A kernel's own socket has `kern` set. */
+HF_INLINE int hf_socket_bypasses(int family, int kern)
+{
+	const struct hf_workload *wl;
+	__u32 index, direction;
+
+	if (kern || (family != HF_AF_PACKET && family != HF_AF_XDP))
+		return 0;
+	wl = hf_workload_in(bpf_get_current_cgroup_id(), &index);
+	if (!wl || (wl->flags & (HF_WL_HOST_PART | HF_WL_WHOLE_HOST)))
+		return 0;
+	if (wl->flags & HF_WL_ISOLATED(HF_EGRESS))
+		direction = HF_EGRESS;
+	else if (wl->flags & HF_WL_ISOLATED(HF_INGRESS))
+		direction = HF_INGRESS;
+	else
+		return 0;
+	hf_count(HF_PROG_SYSCALL, index, wl->net_set, wl->default_rule[direction], direction, HF_GIVEN_DENY);
+	return 1;
+}
+
+#define HF_HOOK_PROGRAM(name)                                                                      \
+	SEC("lsm/" #name)                                                                          \
+	int hf_##name(unsigned long long *ctx)                                                     \
+	{                                                                                          \
+		if (HF_HOOK_##name == HF_HOOK_socket_create && hf_socket_bypasses(ctx[0], ctx[3]))  \
+			return -HF_EPERM;                                                          \
+		return hf_refused(HF_HOOK_##name) ? -HF_EPERM : 0;                                 \
+	}
+HF_HOOKS(HF_HOOK_PROGRAM)
+
+/* For calls that no hook serves. Nothing is prevented here: a signal ends the process, but the call goes ahead first.
+ * Attached only while some set on the node needs it, as it costs every call of every process. */
+SEC("tp_btf/sys_enter")
+int hf_sys_enter(unsigned long long *ctx)
+{
+	struct hf_call call = {};
+
+	if (!hf_find(&call))
+		return 0;
+	if (!(call.entry->flags & HF_SYS_AT_ENTRY))
+		return 0;
+	hf_answer(&call, HF_PROG_SYS_ENTER);
+	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_KILL) {
+		hf_count_audits(&call, HF_PROG_SYS_ENTER);
+		return 0;
+	}
+	if (bpf_send_signal(HF_SIGKILL))
+		hf_helper_failed(HF_PROG_SYS_ENTER, HF_HELPER_SEND_SIGNAL);
+	else
+		hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER);
+	return 0;
+}

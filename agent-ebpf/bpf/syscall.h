@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The verdict on the current task's system call, from its own call number and argument registers. */
+#ifndef HF_SYSCALL_H
+#define HF_SYSCALL_H
+
+#include "process.h"
+#include "hooks.h"
+#include "regs.h"
+
+#define HF_EPERM 1
+#define HF_SIGKILL 9
+/* include/linux/sched.h */
+#define HF_PF_IO_WORKER 0x00000010
+#define HF_PF_KTHREAD 0x00200000
+/* io_uring_enter has one number everywhere. */
+#define HF_NR_IO_URING_ENTER 426
+
+HF_HASH(syscalls, BPF_MAP_TYPE_HASH, struct hf_syscall_key, struct hf_syscall, 262144, BPF_F_NO_PREALLOC);
+HF_HASH(clauses, BPF_MAP_TYPE_HASH, struct hf_clause_key, struct hf_clause, 524288, BPF_F_NO_PREALLOC);
+
+/* --- clauses ----------------------------------------------------------------------------------------------------- */
+
+/* What follows has no branches, and hides its values from a compiler that would put some back: the verifier walks every
+ * way through a clause's six conditions, on old kernels for each of 64 clauses. */
+#define HF_OPAQUE(x) asm volatile("" : "+r"(x))
+
+/* 1 where the numbers differ, else 0. */
+HF_INLINE __u64 hf_differs(__u64 a, __u64 b)
+{
+	__u64 x = a ^ b, minus = -x;
+
+	HF_OPAQUE(minus);
+	return (x | minus) >> 63;
+}
+
+/* 1 where a < b, else 0: the borrow of a - b. */
+HF_INLINE __u64 hf_less(__u64 a, __u64 b)
+{
+	__u64 x = (~a & b) | (~(a ^ b) & (a - b));
+
+	HF_OPAQUE(x);
+	return x >> 63;
+}
+
+HF_INLINE __u64 hf_greatest(__u64 a, __u64 b)
+{
+	return a ^ ((a ^ b) & -hf_less(a, b));
+}
+
+HF_INLINE __u64 hf_holds(const struct hf_condition *condition, __u64 argument)
+{
+	__u64 a = (argument & condition->keep) ^ condition->sign;
+	__u64 b = condition->value ^ condition->sign;
+	__u64 less = hf_less(a, b), differs = hf_differs(a, b);
+	__u64 how = less * HF_CMP_LESS + (1 - differs) * HF_CMP_EQUAL + (differs - less) * HF_CMP_GREATER;
+
+	return hf_differs(how & condition->accept, 0);
+}
+
+/* An answer that can be compared: the stricter is the greater, and among equally strict ones the first rule's is. 0 = no
+ * rule speaks of this call. */
+#define HF_ANSWER(action, rule) ((__u64)(action) << 16 | (0xffff - (rule)))
+#define HF_ANSWER_ACTION(answer) ((answer) >> 16)
+#define HF_ANSWER_RULE(answer) ((__u16)(0xffff - ((answer) & 0xffff)))
+#define HF_NOBODY 0x10000
+
+struct hf_evaluation {
+	struct hf_clause_key key;
+	__u64 argument[HF_ARGUMENTS];
+	__u64 answered; /* the policy that has given its answer, at first HF_NOBODY */
+	__u64 so_far;	/* whether the clauses that this one continues hold, at first 1 */
+	__u64 enforced; /* the answer of the policies in mode Enforce */
+	__u64 audited;	/* of those in mode Audit, apart */
+};
+
+/* Clauses come in the order of their policies. Returns 1 at one that is missing: nothing after it is sure. */
+static __attribute__((noinline)) long hf_next_clause(__u32 index, struct hf_evaluation *e)
+{
+	const struct hf_clause *clause;
+	__u64 ends, answers, answer, audit;
+
+	e->key.index = index;
+	clause = bpf_map_lookup_elem(&clauses, &e->key);
+	if (!clause)
+		return 1;
+	e->so_far &= hf_holds(&clause->condition[0], e->argument[0]);
+	e->so_far &= hf_holds(&clause->condition[1], e->argument[1]);
+	e->so_far &= hf_holds(&clause->condition[2], e->argument[2]);
+	e->so_far &= hf_holds(&clause->condition[3], e->argument[3]);
+	e->so_far &= hf_holds(&clause->condition[4], e->argument[4]);
+	e->so_far &= hf_holds(&clause->condition[5], e->argument[5]);
+	ends = 1 - hf_differs(clause->flags & HF_CL_AND_NEXT, 0);
+	answers = e->so_far & ends & hf_differs(clause->policy, e->answered);
+	e->answered ^= (e->answered ^ clause->policy) & -answers;
+	answer = HF_ANSWER(clause->action, clause->rule) & -answers;
+	audit = -hf_differs(clause->flags & HF_CL_AUDIT_MODE, 0);
+	e->audited = hf_greatest(e->audited, answer & audit);
+	e->enforced = hf_greatest(e->enforced, answer & ~audit);
+	e->so_far |= ends;
+	return 0;
+}
+
+HF_INLINE void hf_evaluate(struct hf_evaluation *e, __u32 count, __u16 program)
+{
+	__u32 i;
+
+	e->answered = HF_NOBODY;
+	e->so_far = 1;
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
+		/* Since 5.17; the verifier walks the step once. */
+		bpf_loop(count, hf_next_clause, e, 0);
+	} else {
+		for (i = 0; i < HF_MAX_CLAUSES; i++) {
+			if (i >= count || hf_next_clause(i, e))
+				break;
+		}
+	}
+	/* An agent that counts a clause which is not there has made a mistake; what was found is right all the same. */
+	if (e->key.index != count - 1)
+		hf_helper_failed(program, HF_HELPER_CLAUSE);
+}
+
+/* --- the current call -------------------------------------------------------------------------------------------- */
+
+struct hf_call {
+	const struct hf_workload *wl;
+	__u32 index; /* of the workload */
+	const struct hf_syscall *entry;
+	const struct pt_regs *regs;
+	struct hf_evaluation e;
+};
+
+/* Does a rule of the current task's workload speak of its call? The cheapest questions first: nearly every task ends at
+ * the first or second. */
+HF_INLINE int hf_find(struct hf_call *call)
+{
+	struct hf_syscall_key key = {};
+	struct task_struct *task;
+	__u32 flags;
+
+	call->wl = hf_workload_in(bpf_get_current_cgroup_id(), &call->index);
+	if (!call->wl || !call->wl->sys_set)
+		return 0;
+	task = (struct task_struct *)bpf_get_current_task();
+	flags = BPF_CORE_READ(task, flags);
+	if (flags & HF_PF_KTHREAD)
+		return 0;
+	call->regs = hf_regs(task);
+	key.set = call->wl->sys_set;
+	hf_read_number(task, call->regs, &key.abi, &key.nr);
+	if (flags & HF_PF_IO_WORKER) {
+		/* Its registers are a copy of some other thread's. */
+		key.abi = HF_ABI_NATIVE;
+		key.nr = HF_NR_IO_URING_ENTER;
+	}
+	call->entry = bpf_map_lookup_elem(&syscalls, &key);
+#if defined(__TARGET_ARCH_arm64)
+	if (!call->entry && key.abi == HF_ABI_COMPAT) {
+		key.nr = HF_NR_ANY;
+		call->entry = bpf_map_lookup_elem(&syscalls, &key);
+	}
+#endif
+	call->e.key.set = key.set;
+	call->e.key.abi = key.abi;
+	call->e.key.nr = key.nr;
+	return call->entry != NULL;
+}
+
+/* The answers to the call; none where it is too early to speak to this process. */
+HF_INLINE void hf_answer(struct hf_call *call, __u16 program)
+{
+	if (hf_read_arguments(call->regs, call->e.key.abi, call->e.argument))
+		hf_helper_failed(program, HF_HELPER_PROBE_READ);
+	hf_evaluate(&call->e, call->entry->clauses, program);
+	if (HF_ANSWER_ACTION(call->e.enforced | call->e.audited) && hf_is_exempt(call->wl)) {
+		call->e.enforced = 0;
+		call->e.audited = 0;
+	}
+}
+
+HF_INLINE void hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program)
+{
+	hf_count(program, call->index, call->wl->sys_set, HF_ANSWER_RULE(answer), HF_KIND_SYSCALL, given);
+}
+
+/* Where the call goes ahead: what is watched, and what policies in mode Audit would have made stricter. */
+HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program)
+{
+	__u64 enforced = HF_ANSWER_ACTION(call->e.enforced);
+
+	if (enforced == HF_A_AUDIT)
+		hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program);
+	if (HF_ANSWER_ACTION(call->e.audited) > enforced)
+		hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program);
+}
+
+/* On a hook: is the current call to be refused here? Counts what it answers. */
+static __attribute__((noinline)) int hf_refused(__u32 hook)
+{
+	struct hf_call call = {};
+	__u8 given = HF_GIVEN_DENY;
+
+	if (!hf_find(&call))
+		return 0;
+	if (!(call.entry->hooks >> (hook & 63) & 1))
+		return 0;
+	hf_answer(&call, HF_PROG_SYSCALL);
+	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_DENY) {
+		hf_count_audits(&call, HF_PROG_SYSCALL);
+		return 0;
+	}
+	if (HF_ANSWER_ACTION(call.e.enforced) == HF_A_KILL) {
+		/* The hook's error keeps the call from happening; the signal ends the process after it. */
+		if (bpf_send_signal(HF_SIGKILL))
+			hf_helper_failed(HF_PROG_SYSCALL, HF_HELPER_SEND_SIGNAL);
+		else
+			given = HF_GIVEN_DENY_AND_KILL;
+	}
+	hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL);
+	return 1;
+}
+
+#endif
