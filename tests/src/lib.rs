@@ -9,3 +9,4 @@ pub mod controlplane;
 pub mod process;
 pub mod tools;
 pub mod vm;
+pub mod wait;

@@ -68,6 +68,17 @@ impl Process {
         self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
+    /// That it still runs.
+    ///
+    /// # Errors
+    /// When it has ended; the error shows the end of its log.
+    pub fn check(&mut self) -> Result<()> {
+        match self.try_wait()? {
+            Some(status) => Err(anyhow!("{} ended too early ({status}):\n{}", self.name, self.log_tail())),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until `ready` says true.
     ///
     /// # Errors
@@ -78,9 +89,7 @@ impl Process {
             if ready() {
                 return Ok(());
             }
-            if let Some(status) = self.try_wait()? {
-                return Err(anyhow!("{} ended too early ({status}):\n{}", self.name, self.log_tail()));
-            }
+            self.check()?;
             if began.elapsed() > timeout {
                 return Err(anyhow!("{} is not ready after {timeout:?}:\n{}", self.name, self.log_tail()));
             }

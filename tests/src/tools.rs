@@ -17,16 +17,21 @@ pub fn directory() -> PathBuf {
     root().join("target/tools")
 }
 
-/// A program of the control plane: in `$KUBEBUILDER_ASSETS` when that is set, else in `target/tools/bin`.
+/// What the envtest convention puts into `$KUBEBUILDER_ASSETS`.
+const ENVTEST: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
+
+/// A program of the control plane: etcd, kube-apiserver and kubectl from `$KUBEBUILDER_ASSETS` when that is set, the
+/// others and all else from `target/tools/bin`.
 ///
 /// # Errors
 /// When it is not there; the error names the command that brings it.
 pub fn control_plane_program(name: &str) -> Result<PathBuf> {
     let (folder, hint) = match std::env::var_os("KUBEBUILDER_ASSETS") {
-        Some(assets) => {
-            (PathBuf::from(assets), "that is what KUBEBUILDER_ASSETS says; unset it or complete it")
-        }
-        None => (directory().join("bin"), "run `make setup`"),
+        Some(assets) if ENVTEST.contains(&name) => (
+            PathBuf::from(assets),
+            "KUBEBUILDER_ASSETS says that it is there; complete that folder or unset it",
+        ),
+        _ => (directory().join("bin"), "run `make setup`"),
     };
     let path = folder.join(name);
     if !path.is_file() {
