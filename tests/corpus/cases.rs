@@ -30,17 +30,19 @@ impl Case {
 
 /// Whether the text names this very field: not one beside it, above it or below it.
 fn names(text: &str, field: &str) -> bool {
-    let part_of_path = |c: char| c.is_ascii_alphanumeric() || "_.[]".contains(c);
+    // A list of errors stands in brackets, so '[' may come before a path; it goes on with one.
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || "_.[".contains(c);
+    let goes_before = |c: char| c.is_ascii_alphanumeric() || "_.]".contains(c);
     text.match_indices(field).any(|(start, _)| {
         let before = text[..start].chars().next_back();
         let mut after = text[start + field.len()..].chars();
         let follows = match after.next() {
             // A full stop may end a sentence.
-            Some('.') => after.next().is_some_and(part_of_path),
-            Some(c) => part_of_path(c),
+            Some('.') => after.next().is_some_and(goes_on),
+            Some(c) => goes_on(c),
             None => false,
         };
-        !before.is_some_and(part_of_path) && !follows
+        !before.is_some_and(goes_before) && !follows
     })
 }
 
