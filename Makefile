@@ -1,6 +1,6 @@
 # `make help` lists the targets. Each does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-unit test-controlplane test-vm fmt check
+.PHONY: help setup build test test-unit test-controlplane test-vm fmt check generate
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,7 +19,7 @@ test-unit: setup ## run the tests that need no kernel and no control plane
 	cargo test -p holdfast-tests --lib
 
 test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
-	cargo test -p holdfast-tests --no-fail-fast --test controlplane
+	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
 	cargo test -p holdfast-tests --no-fail-fast --test vm
@@ -27,6 +27,10 @@ test-vm: setup ## run the tests on Debian's kernels in QEMU
 fmt: ## format the sources
 	cargo fmt --all
 
-check: setup ## formatting and lints
+check: setup ## formatting, lints, and that generated files are up to date
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo run --quiet -p holdfast-crds --bin crdgen -- --check
+
+generate: setup ## write the generated files: the CRDs
+	cargo run --quiet -p holdfast-crds --bin crdgen

@@ -55,7 +55,7 @@ build_kubernetes() {
     mkdir -p "$bin"
     log=$TOOLS/kubernetes.log
     version=$(cd tests/tools && go list -m -f '{{.Version}}' k8s.io/kubernetes) || fail "go cannot read tests/tools/go.mod (see above)"
-    step "building kube-apiserver, kube-controller-manager, kube-scheduler and kubectl $version (about ten minutes on two cores the first time)"
+    step "building kube-apiserver, kube-controller-manager, kube-scheduler and kubectl $version (about four minutes on two cores the first time)"
     (cd tests/tools && go build -v -trimpath -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$version" \
         -o "$bin/" tool) >"$log" 2>&1 &
     local build=$!
@@ -109,6 +109,9 @@ fetch_kernel() { # VERSION SUITE
 }
 
 mkdir -p "$TOOLS"
+exec 9>"$TOOLS/setup.lock"
+flock --nonblock 9 || { step "waiting for another set-up of this tree" && flock 9; }
+[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || fail "the tests need Debian on amd64 (for the kernels that QEMU boots)"
 command -v cargo >/dev/null || fail "cargo is missing; install Rust by rustup (rust-toolchain.toml names the version)"
 install_packages
 fetch_kernel 6.1 bookworm
