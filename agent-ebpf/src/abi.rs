@@ -28,8 +28,6 @@ pub mod workload_flags {
     pub const WHOLE_HOST: u32 = 1 << 9;
     /// Has a mount namespace of its own, which its runtime makes.
     pub const CONTAINER: u32 = 1 << 10;
-    /// The agent's own, for probes: nobody in it is exempt.
-    pub const PROBE: u32 = 1 << 11;
 }
 
 /// Bits of [`Verdict::flags`].
@@ -315,6 +313,34 @@ pub mod given {
     pub const AUDIT: u8 = 5;
 }
 
+/// [`CgroupEvent::kind`] of a new cgroup.
+pub const CGROUP_MADE: u32 = 1;
+
+/// A record of the ring buffer of cgroup events (`hf_cgroup_event`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupEvent {
+    /// Id of the cgroup.
+    pub id: u64,
+    /// [`CGROUP_MADE`], or it is gone.
+    pub kind: u32,
+    /// Path from the root of the tree; `None` where it did not fit.
+    pub path: Option<String>,
+}
+
+impl CgroupEvent {
+    /// Reads a record; `None` when it is shorter than one.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let id = u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?);
+        let (kind, len) = (word(16)?, usize::try_from(word(20)?).ok()?);
+        // The length counts the final zero.
+        let path = bytes.get(24..24 + len.checked_sub(1).unwrap_or_default())?;
+        let path = (len > 0).then(|| String::from_utf8_lossy(path).into_owned());
+        Some(Self { id, kind, path })
+    }
+}
+
 impl From<IpAddr> for Addr {
     fn from(address: IpAddr) -> Self {
         let v6 = match address {
@@ -337,5 +363,67 @@ impl From<Addr> for IpAddr {
         }
         let v6 = Ipv6Addr::from(octets);
         v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::process::Command;
+
+    use super::*;
+
+    /// The structures of an object, as `bpftool btf dump -j` tells: name -> (size, member -> byte offset).
+    fn structures(object: &str) -> HashMap<String, (usize, HashMap<String, usize>)> {
+        let path = format!("{}/{object}", env!("OUT_DIR"));
+        let out = Command::new("bpftool")
+            .args(["-j", "btf", "dump", "file", &path])
+            .output()
+            .expect("bpftool runs: install the package bpftool (make setup)");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let dump: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        let number = |value: &serde_json::Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
+        dump["types"]
+            .as_array()
+            .expect("types")
+            .iter()
+            .filter(|kind| kind["kind"] == "STRUCT")
+            .map(|kind| {
+                let members = kind["members"].as_array().expect("members");
+                let members = members
+                    .iter()
+                    .map(|m| (m["name"].as_str().unwrap_or_default().to_owned(), number(&m["bits_offset"]) / 8))
+                    .collect();
+                (kind["name"].as_str().unwrap_or_default().to_owned(), (number(&kind["size"]), members))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_mirror_has_the_layout_of_the_kernel_programs() {
+        let mut known = HashMap::new();
+        for object in ["net.o", "cgroup.o", "process.o", "syscall.o"] {
+            known.extend(structures(object));
+        }
+        for (name, size, fields) in layouts() {
+            let (real, members) = known.get(name).unwrap_or_else(|| panic!("{name} is in no object"));
+            assert_eq!(*real, size, "size of {name}");
+            let sum: usize = fields.iter().map(|(_, _, size)| size).sum();
+            assert_eq!(sum, size, "{name} has padding that is not written down");
+            for (field, offset, _) in fields {
+                let field = field.trim_end_matches('_');
+                assert_eq!(members.get(field), Some(&offset), "{name}.{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_cross_over_and_back() {
+        for text in ["10.1.2.3", "::1", "fd00::1", "2001:db8::ffff"] {
+            let address: IpAddr = text.parse().expect("an address");
+            assert_eq!(IpAddr::from(Addr::from(address)), address);
+        }
+        let mapped: IpAddr = "::ffff:10.1.2.3".parse().expect("an address");
+        assert_eq!(IpAddr::from(Addr::from(mapped)), "10.1.2.3".parse::<IpAddr>().expect("an address"));
     }
 }

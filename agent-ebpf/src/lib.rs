@@ -6,12 +6,20 @@
 
 pub mod abi;
 pub mod cgroups;
+pub mod check;
 pub mod enforcers;
 pub mod engine;
+pub mod explain;
 pub mod facts;
+pub mod hooks;
 pub mod loader;
 pub mod lower;
 pub mod maps;
 pub mod mechanisms;
+pub mod metrics;
+pub mod probe;
+pub mod run;
+pub mod source;
+pub mod status;
 pub mod tables;
 pub mod workloads;

@@ -1,2 +1,199 @@
-//! x
-fn main() {}
+//! `holdfast-agent`: the node agent's commands.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use holdfast_agent::run::{self, Settings};
+use holdfast_agent::source::SourceKind;
+use holdfast_agent::{loader, probe, status};
+
+#[derive(Parser)]
+#[command(version, about = "Enforces Holdfast policies on this node")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Enforce policies until stopped; what is in the kernel stays in force afterwards
+    Run(Box<RunArgs>),
+    /// Show what this kernel can refuse, and how
+    Probe {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
+    /// Show what is in force on this node, from the pinned maps; needs no running agent
+    Status {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        kernel: KernelArgs,
+        /// Where the agent keeps its state
+        #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
+        state_dir: PathBuf,
+    },
+    /// Detach everything from this node's kernel and forget it
+    Uninstall {
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
+}
+
+#[derive(clap::Args)]
+struct KernelArgs {
+    /// The BPF file system
+    #[arg(long, env = "HOLDFAST_BPFFS", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Output {
+    /// Output format
+    #[arg(short, long = "output", value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Where policies come from: `api`, or `dir:PATH` for a directory of YAML files
+    #[arg(long, env = "HOLDFAST_SOURCE", default_value = "api", value_parser = parse_source)]
+    source: Source,
+    /// This node's name; the machine's host name when absent
+    #[arg(long, env = "HOLDFAST_NODE_NAME")]
+    node_name: Option<String>,
+    /// The namespace that Holdfast runs in
+    #[arg(long, env = "HOLDFAST_NAMESPACE", default_value = "holdfast-system")]
+    namespace: String,
+    /// Where the last good state is kept
+    #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
+    state_dir: PathBuf,
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, env = "HOLDFAST_METRICS_ADDR", default_value = "127.0.0.1:9465")]
+    metrics_addr: SocketAddr,
+    /// A file that is the host's network namespace
+    #[arg(long, env = "HOLDFAST_HOST_NETNS", default_value = "/proc/1/ns/net")]
+    host_netns: PathBuf,
+    /// Least severe level to log, or a filter such as info,holdfast_agent=debug
+    #[arg(long, env = "HOLDFAST_LOG_LEVEL", default_value = "info", value_parser = parse_filter)]
+    log_level: String,
+    /// Log format
+    #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+#[derive(Clone)]
+enum Source {
+    Api,
+    Dir(PathBuf),
+}
+
+fn parse_source(text: &str) -> Result<Source, String> {
+    match text.split_once(':') {
+        None if text == "api" => Ok(Source::Api),
+        Some(("dir", path)) if !path.is_empty() => Ok(Source::Dir(path.into())),
+        _ => Err("expected `api` or `dir:PATH`".to_owned()),
+    }
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Wrong flags: one line, exit 2. Asking for help is no error.
+fn parse() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            let text = error.render().to_string();
+            let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect::<String>();
+            let more: Vec<&str> = text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty()).collect();
+            eprintln!("{line}{}{}", if more.is_empty() { "" } else { " " }, more.join(", "));
+            ExitCode::from(2)
+        } else {
+            print!("{error}");
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+fn main() -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    match act(args.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => run_agent(*args)?,
+        Command::Probe { output, kernel } => {
+            let report = probe::probe(&run::places(&kernel.bpffs)?)?;
+            if output.output == Format::Json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                print!("{report}");
+            }
+        }
+        Command::Status { output, kernel, state_dir } => {
+            let status = status::read(&run::places(&kernel.bpffs)?, &state_dir)
+                .context("nothing is in force here, or it cannot be read")?;
+            if output.output == Format::Json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                print!("{status}");
+            }
+        }
+        Command::Uninstall { kernel } => {
+            let count = loader::uninstall(&run::places(&kernel.bpffs)?)?;
+            println!("{count} pins removed; nothing of Holdfast's is in this kernel any more");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_agent(args: RunArgs) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if args.log_format == Format::Json { log.json().init() } else { log.with_target(false).init() }
+    let node_name = match args.node_name {
+        Some(name) => name,
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let settings = Settings {
+        source: match args.source {
+            Source::Api => SourceKind::Api { namespace: args.namespace },
+            Source::Dir(path) => SourceKind::Dir(path),
+        },
+        node_name,
+        state_dir: args.state_dir,
+        metrics_addr: args.metrics_addr,
+        bpffs: args.kernel.bpffs,
+        host_netns: args.host_netns,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        // Two threads are enough for a loop that waits, and keep the memory small on large nodes.
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(run::run(settings))
+}

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use holdfast_policy::compile::Compiled;
-use holdfast_policy::model::{Action, Mode, Policy, PolicyId};
+use holdfast_policy::model::{Action, Mode, Policy, PolicyId, RulePath};
+use holdfast_policy::syscalls::hooks::Hook;
 
 use crate::lower::syscalls::{self as sys, Given};
 use crate::mechanisms::Mechanisms;
@@ -28,6 +29,9 @@ pub struct PolicyReport {
     /// Its rules with what they are given, those that get what they ask included.
     pub rules: Vec<RuleReport>,
 }
+
+/// The row for what isolation has to refuse beside packets.
+pub const PACKET_SOCKETS: &str = "network (AF_PACKET sockets)";
 
 /// A rule on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +96,11 @@ pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
         for rule in &set.rules {
             let path = rule.path.to_string();
             let Some(policy) = input.in_force.get(&rule.policy) else { continue };
-            let row = network_row(path, policy, input.mechanisms);
-            rules.entry(rule.policy.clone()).or_default().entry(row.rule.clone()).or_insert(row);
+            let rows = rules.entry(rule.policy.clone()).or_default();
+            if policy.mode == Mode::Enforce && matches!(rule.path, RulePath::Default(_)) {
+                rows.entry(PACKET_SOCKETS.to_owned()).or_insert_with(|| packet_sockets(input.mechanisms));
+            }
+            rows.entry(path.clone()).or_insert_with(|| network_row(path, policy));
         }
     }
     input
@@ -129,22 +136,35 @@ fn syscall_row(rule: String, action: Action, mode: Mode, given: &sys::RuleGiven)
     }
 }
 
-/// Network rules are enforced on every kernel that the programs load on. Packet sockets are the exception: they pass by
-/// the cgroup programs, and need a hook to be refused.
-fn network_row(rule: String, policy: &Policy, mechanisms: &Mechanisms) -> RuleReport {
+/// Network rules are enforced on every kernel that the programs load on.
+fn network_row(rule: String, policy: &Policy) -> RuleReport {
     let verdict = if policy.mode == Mode::Audit { "Audit" } else { "Deny" };
-    let packet_sockets = mechanisms.hooks.contains_key(&holdfast_policy::syscalls::hooks::Hook::SocketCreate);
-    let isolates = rule == "network.ingress" || rule == "network.egress";
-    let short = isolates && policy.mode == Mode::Enforce && !packet_sockets;
+    let allows = rule.contains(".allow[");
+    let asked = if allows { "Allow" } else { verdict };
     RuleReport {
         rule,
         kind: "network",
-        asked: verdict.to_owned(),
-        given: verdict.to_owned(),
+        asked: asked.to_owned(),
+        given: asked.to_owned(),
         mechanism: Some("cgroup_skb"),
-        reason: short.then_some("PacketSocketsNotCovered"),
-        message: short.then(|| {
-            "AF_PACKET sockets are not refused: the kernel has neither BPF LSM nor fmod_ret; drop CAP_NET_RAW".to_owned()
+        reason: None,
+        message: None,
+    }
+}
+
+/// Packet sockets pass by the cgroup programs: only a hook can refuse them.
+fn packet_sockets(mechanisms: &Mechanisms) -> RuleReport {
+    let mechanism = mechanisms.hooks.get(&Hook::SocketCreate);
+    RuleReport {
+        rule: PACKET_SOCKETS.to_owned(),
+        kind: "network",
+        asked: "Deny".to_owned(),
+        given: if mechanism.is_some() { "Deny" } else { "NotCovered" }.to_owned(),
+        mechanism: mechanism.map(|mechanism| mechanism.name()),
+        reason: mechanism.is_none().then_some("NoLsmAndNoFmodRet"),
+        message: mechanism.is_none().then(|| {
+            "AF_PACKET sockets pass by the network rules on this kernel: take the capability NET_RAW from the workload"
+                .to_owned()
         }),
     }
 }

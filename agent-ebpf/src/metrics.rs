@@ -1,0 +1,213 @@
+//! The agent's metrics. Counts of denials come from the kernel's own counters at each scrape.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::abi;
+use crate::engine::counts::Subject;
+use crate::engine::report::PolicyReport;
+use crate::mechanisms::{Mechanisms, State};
+
+/// All metrics of an agent.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    denials: IntCounterVec,
+    audits: IntCounterVec,
+    policy_rules: IntGaugeVec,
+    /// Seconds from facts to kernel.
+    pub apply: Histogram,
+    workloads: IntGaugeVec,
+    map_entries: IntGaugeVec,
+    map_capacity: IntGaugeVec,
+    mechanism: IntGaugeVec,
+    probe_failures: IntCounterVec,
+    helper_errors: IntCounterVec,
+    source_errors: IntGaugeVec,
+}
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+const DENIAL_LABELS: [&str; 5] = ["namespace", "workload", "policy", "rule_kind", "given"];
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    ///
+    /// When a name is taken, which is a mistake of this program.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+        };
+        let buckets = vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+        let apply = HistogramOpts::new(
+            "holdfast_policy_apply_duration_seconds",
+            "Time from the facts at hand to the kernel having been written and read back.",
+        );
+        let build = GaugeVec::new(
+            Opts::new("holdfast_build_info", "Always 1; the version is in the label."),
+            &["version", "component"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), "agent"]).set(1.0);
+        register(&registry, build)?;
+        Ok(Self {
+            denials: counter(
+                "holdfast_denials_total",
+                "Packets and system calls refused, and processes killed, by workload and policy.",
+                &DENIAL_LABELS,
+            )?,
+            audits: counter(
+                "holdfast_audits_total",
+                "Packets and system calls that audited rules name, or that policies in mode Audit would have refused.",
+                &DENIAL_LABELS,
+            )?,
+            policy_rules: gauge(
+                "holdfast_policy_rules",
+                "Rules in force on this node by mechanism; state is given (all that was asked) or short.",
+                &["mechanism", "state"],
+            )?,
+            apply: register(&registry, Histogram::with_opts(apply.buckets(buckets))?)?,
+            workloads: gauge(
+                "holdfast_workloads",
+                "Workloads on this node; selected = concerned by a policy.",
+                &["state"],
+            )?,
+            map_entries: gauge("holdfast_map_entries", "Rows in a kernel map.", &["map"])?,
+            map_capacity: gauge("holdfast_map_capacity", "Rows that a kernel map can hold.", &["map"])?,
+            mechanism: gauge(
+                "holdfast_kernel_mechanism",
+                "1 for the state that a mechanism of this kernel was found in.",
+                &["mechanism", "state"],
+            )?,
+            probe_failures: counter(
+                "holdfast_probe_failures_total",
+                "Checks of the kernel's state that found something wrong.",
+                &["kind"],
+            )?,
+            helper_errors: counter(
+                "holdfast_bpf_helper_errors_total",
+                "Kernel helpers that failed, by program and helper.",
+                &["program", "helper"],
+            )?,
+            source_errors: gauge(
+                "holdfast_source_errors",
+                "Objects and files that cannot be taken; their last good state is in force.",
+                &["source"],
+            )?,
+            registry,
+        })
+    }
+
+    /// Sets the counts of refusals from what the kernel counted.
+    pub fn set_counts(&self, totals: &BTreeMap<Subject, u64>) {
+        let mut sums: BTreeMap<[&str; 5], u64> = BTreeMap::new();
+        for (subject, count) in totals {
+            let labels =
+                [subject.namespace.as_str(), &subject.workload, &subject.policy, subject.rule_kind, subject.given];
+            *sums.entry(labels).or_default() += count;
+        }
+        for (labels, sum) in sums {
+            let counter = if labels[4] == "Audit" { &self.audits } else { &self.denials };
+            let counter = counter.with_label_values(&labels);
+            counter.inc_by(sum.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Sets what each rule is given.
+    pub fn set_policies(&self, policies: &[PolicyReport]) {
+        self.policy_rules.reset();
+        for rule in policies.iter().flat_map(|policy| &policy.rules) {
+            let state = if rule.falls_short() { "short" } else { "given" };
+            self.policy_rules.with_label_values(&[rule.mechanism.unwrap_or("none"), state]).inc();
+        }
+    }
+
+    /// Sets how many workloads there are.
+    pub fn set_workloads(&self, all: usize, selected: usize) {
+        self.workloads.with_label_values(&["known"]).set(i64::try_from(all).unwrap_or(i64::MAX));
+        self.workloads.with_label_values(&["selected"]).set(i64::try_from(selected).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how full a map is.
+    pub fn set_map(&self, map: &str, entries: usize, capacity: u32) {
+        self.map_entries.with_label_values(&[map]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.map_capacity.with_label_values(&[map]).set(i64::from(capacity));
+    }
+
+    /// Sets what was found of the kernel's mechanisms.
+    pub fn set_mechanisms(&self, mechanisms: &Mechanisms) {
+        self.mechanism.reset();
+        for (name, state) in &mechanisms.states {
+            let state = match state {
+                State::Available => "available",
+                State::Unavailable(_) => "unavailable",
+                State::Error(_) => "error",
+            };
+            self.mechanism.with_label_values(&[name, state]).set(1);
+        }
+    }
+
+    /// Counts a check that found something wrong.
+    pub fn probe_failed(&self, kind: &str, times: u64) {
+        self.probe_failures.with_label_values(&[kind]).inc_by(times);
+    }
+
+    /// Sets how many objects of a source cannot be taken.
+    pub fn set_source_errors(&self, source: &str, errors: usize) {
+        self.source_errors.with_label_values(&[source]).set(i64::try_from(errors).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the failures of kernel helpers.
+    pub fn set_helper_errors<'a>(&self, errors: impl IntoIterator<Item = (&'a abi::ErrorKey, &'a u64)>) {
+        for (key, count) in errors {
+            let (program, helper) = (program_name(key.program), helper_name(key.helper));
+            let counter = self.helper_errors.with_label_values(&[program, helper]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    ///
+    /// When a metric cannot be encoded.
+    pub fn encode(&self) -> Result<String, MetricsError> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+}
+
+/// The programs of `enum hf_program`.
+fn program_name(program: u16) -> &'static str {
+    const NAMES: [&str; 10] = [
+        "unknown", "egress", "ingress", "connect", "sendmsg", "sockops", "cgroup", "process", "syscall", "sys_enter",
+    ];
+    NAMES.get(usize::from(program)).copied().unwrap_or("unknown")
+}
+
+/// The helpers of `enum hf_helper`.
+fn helper_name(helper: u16) -> &'static str {
+    const NAMES: [&str; 8] = [
+        "unknown", "map_update_elem", "sk_storage_get", "probe_read_kernel", "ringbuf_reserve", "skb_load_bytes",
+        "send_signal", "counter_update",
+    ];
+    NAMES.get(usize::from(helper)).copied().unwrap_or("unknown")
+}

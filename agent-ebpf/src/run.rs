@@ -1,0 +1,376 @@
+//! `holdfast-agent run`: the loop that keeps the kernel in step with the source, and everything around it. Each part is
+//! supervised: when one ends, the agent ends, with an error, and what is in the kernel stays.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::abi;
+use crate::cgroups::{self, Tree};
+use crate::enforcers::Hooks;
+use crate::engine::{Applied, Engine};
+use crate::facts::Facts;
+use crate::loader::{self, Kernel, Places};
+use crate::metrics::Metrics;
+use crate::source::{self, SourceKind, StateDir};
+use crate::status;
+
+pub mod http;
+pub mod node;
+
+/// What `run` is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where policies come from.
+    pub source: SourceKind,
+    /// This node's name.
+    pub node_name: String,
+    /// Where the last good state is kept.
+    pub state_dir: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub metrics_addr: SocketAddr,
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+    /// A file that is the host's network namespace.
+    pub host_netns: PathBuf,
+}
+
+/// What others may know of the loop.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// The last change that was written and read back.
+    pub applied: Applied,
+    /// Facts were complete when it was written.
+    pub complete: bool,
+    /// Why the kernel is not in step, where it is not.
+    pub error: Option<String>,
+    /// Errors of the source.
+    pub source_errors: Arc<Vec<crate::facts::SourceError>>,
+}
+
+impl Progress {
+    /// Everything known at start is in the kernel and was read back.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.complete && self.error.is_none()
+    }
+}
+
+/// The time between two full comparisons of the kernel with what it should hold.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
+/// The time between two walks of the cgroup tree, beside the events.
+const WALK_EVERY: Duration = Duration::from_secs(15);
+/// The first and the longest pause before a write that failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// Where things are, as mountinfo says.
+///
+/// # Errors
+///
+/// When there is no cgroup v2 tree.
+pub fn places(bpffs: &Path) -> Result<Places> {
+    let cgroup_root = cgroups::root(Path::new("/proc/self/mountinfo"))?;
+    Ok(Places { bpffs: bpffs.to_owned(), cgroup_root })
+}
+
+/// Runs until a signal asks it to end.
+///
+/// # Errors
+///
+/// When something that the agent needs is missing or ends.
+pub async fn run(settings: Settings) -> Result<()> {
+    let started = Instant::now();
+    let mut places = places(&settings.bpffs)?;
+    places.bpffs.clone_from(&settings.bpffs);
+    let netns = fs::metadata(&settings.host_netns)
+        .with_context(|| format!("the host's network namespace, {} (--host-netns)", settings.host_netns.display()))?
+        .ino();
+    let netns = u32::try_from(netns).map_err(|_| anyhow!("{}: not a namespace", settings.host_netns.display()))?;
+    let state = StateDir::open(&settings.state_dir)?;
+
+    let kernel = loader::load(&places)?;
+    let hooks = Hooks::probe(&places, &kernel.btf)?;
+    let Kernel { maps, cgroup_events, btf } = kernel;
+    drop(btf);
+    let engine = Engine::adopt(maps, hooks, netns)?;
+    let metrics = Metrics::new()?;
+    metrics.set_mechanisms(engine.mechanisms());
+    abi::sys::trim_memory();
+    info!(
+        took_ms = started.elapsed().as_millis(),
+        cgroup_root = %places.cgroup_root.display(),
+        hooks = engine.mechanisms().hooks.len(),
+        "kernel programs are attached"
+    );
+
+    let mechanisms = engine.mechanisms().clone();
+    let engine = Arc::new(Mutex::new(engine));
+    let (facts_tx, facts) = watch::channel(Facts::default());
+    let (progress_tx, progress) = watch::channel(Progress::default());
+    let (stop_tx, stop) = watch::channel(false);
+    let stopped = |mut stop: watch::Receiver<bool>| async move {
+        // An error means that the sender is gone, which is the end too.
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+
+    let mut tasks: JoinSet<Result<&'static str>> = JoinSet::new();
+    {
+        let (kind, node) = (settings.source.clone(), settings.node_name.clone());
+        let shutdown = stopped(stop.clone());
+        tasks.spawn(async move {
+            source::run(kind, node, Some(state), facts_tx, shutdown).await?;
+            Ok("source")
+        });
+    }
+    {
+        let listener = tokio::net::TcpListener::bind(settings.metrics_addr)
+            .await
+            .with_context(|| format!("--metrics-addr {}", settings.metrics_addr))?;
+        info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
+        let shared = http::Shared { engine: Arc::clone(&engine), metrics: metrics.clone(), progress: progress.clone() };
+        let shutdown = stopped(stop.clone());
+        tasks.spawn(async move {
+            http::serve(listener, shared, shutdown).await?;
+            Ok("http")
+        });
+    }
+    if let SourceKind::Api { namespace } = &settings.source {
+        let reporter = node::Reporter {
+            node: settings.node_name.clone(),
+            namespace: namespace.clone(),
+            mechanisms,
+            progress: progress.clone(),
+        };
+        let shutdown = stopped(stop.clone());
+        tasks.spawn(async move {
+            reporter.run(shutdown).await?;
+            Ok("node report")
+        });
+    }
+    {
+        let main = Main {
+            engine,
+            facts,
+            progress: progress_tx,
+            metrics,
+            events: abi::sys::pollable(cgroup_events).context("the ring buffer of cgroup events")?,
+            places,
+            state_dir: settings.state_dir.clone(),
+            tree: Tree::default(),
+            started,
+        };
+        let shutdown = stopped(stop.clone());
+        tasks.spawn(async move {
+            main.run(shutdown).await?;
+            Ok("main loop")
+        });
+    }
+
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let outcome = tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(name)) => Err(anyhow!("the {name} ended by itself")),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(anyhow!(error)),
+        },
+    };
+    info!("stopping; what is in the kernel stays in force");
+    stop_tx.send_replace(true);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(8), all).await.is_err() {
+        warn!("not every part stopped in time");
+    }
+    outcome
+}
+
+struct Main {
+    engine: Arc<Mutex<Engine>>,
+    facts: watch::Receiver<Facts>,
+    progress: watch::Sender<Progress>,
+    metrics: Metrics,
+    events: AsyncFd<aya::maps::RingBuf<aya::maps::MapData>>,
+    places: Places,
+    state_dir: PathBuf,
+    tree: Tree,
+    started: Instant,
+}
+
+/// What woke the loop.
+enum Wake {
+    Facts,
+    Cgroups,
+    Walk,
+    Verify,
+    Retry,
+    Stop,
+}
+
+impl Main {
+    async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        self.tree = Tree::walk(&self.places.cgroup_root)?;
+        let mut walk = tokio::time::interval(WALK_EVERY);
+        let mut verify = tokio::time::interval(VERIFY_EVERY);
+        verify.reset();
+        walk.reset();
+        let mut retry: Option<Duration> = None;
+        loop {
+            let pause = retry.unwrap_or(RETRY.1);
+            let wake = tokio::select! {
+                biased;
+                () = &mut shutdown => Wake::Stop,
+                changed = self.facts.changed() => {
+                    if changed.is_err() {
+                        bail!("the source is gone");
+                    }
+                    Wake::Facts
+                }
+                ready = self.events.readable_mut() => {
+                    ready.context("the ring buffer of cgroup events")?.clear_ready();
+                    Wake::Cgroups
+                }
+                _ = walk.tick() => Wake::Walk,
+                _ = verify.tick() => Wake::Verify,
+                () = tokio::time::sleep(pause), if retry.is_some() => Wake::Retry,
+            };
+            let act = match wake {
+                Wake::Stop => return Ok(()),
+                Wake::Facts | Wake::Retry => true,
+                Wake::Cgroups => self.take_events(),
+                Wake::Walk => {
+                    let differs = self.tree.replace(Tree::walk(&self.places.cgroup_root)?);
+                    self.settle_counts();
+                    differs
+                }
+                Wake::Verify => {
+                    self.verify();
+                    false
+                }
+            };
+            if act {
+                retry = if self.apply() { None } else { Some(retry.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1))) };
+            }
+        }
+    }
+
+    /// Takes in what the kernel told of the tree; returns whether anything is new.
+    fn take_events(&mut self) -> bool {
+        let mut news = false;
+        let ring = self.events.get_mut();
+        while let Some(item) = ring.next() {
+            let Some(event) = abi::CgroupEvent::read(&item) else { continue };
+            news |= match (event.kind, event.path) {
+                (abi::CGROUP_MADE, Some(path)) => self.tree.made(event.id, &path),
+                (abi::CGROUP_MADE, None) => {
+                    // The path did not fit: look for it.
+                    drop(item);
+                    return match Tree::walk(&self.places.cgroup_root) {
+                        Ok(tree) => self.tree.replace(tree) || news,
+                        Err(error) => {
+                            warn!(%error, "the cgroup tree cannot be read");
+                            news
+                        }
+                    };
+                }
+                _ => self.tree.gone(event.id),
+            };
+        }
+        news
+    }
+
+    /// Brings the kernel to the facts; returns whether it is in step.
+    fn apply(&mut self) -> bool {
+        let facts = self.facts.borrow_and_update().clone();
+        self.metrics.set_source_errors("all", facts.errors.len());
+        if !facts.complete && facts.policies.is_empty() {
+            // Nothing is known yet, not even from the disk: what an earlier agent put in force stays.
+            self.progress.send_modify(|progress| progress.source_errors = Arc::clone(&facts.errors));
+            return true;
+        }
+        let cgroups = self.tree.all();
+        let started = Instant::now();
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        match engine.apply(&facts, &cgroups) {
+            Ok(applied) => {
+                let took = started.elapsed();
+                if applied.changed {
+                    self.metrics.apply.observe(took.as_secs_f64());
+                    info!(
+                        policies = applied.policies.len(),
+                        workloads = applied.workloads,
+                        selected = applied.selected,
+                        took_us = took.as_micros(),
+                        "in force"
+                    );
+                    self.keep_names(&engine, &applied);
+                }
+                self.metrics.set_policies(&applied.policies);
+                self.metrics.set_workloads(applied.workloads, applied.selected);
+                drop(engine);
+                let complete = facts.complete;
+                if complete && !self.progress.borrow().complete {
+                    info!(after_ms = self.started.elapsed().as_millis(), "ready: everything known at start is in force");
+                }
+                self.progress.send_replace(Progress {
+                    applied,
+                    complete,
+                    error: None,
+                    source_errors: Arc::clone(&facts.errors),
+                });
+                true
+            }
+            Err(error) => {
+                error!(%error, "the kernel is not in step with the policies; what was in force before stays");
+                self.metrics.probe_failed("apply", 1);
+                self.progress.send_modify(|progress| progress.error = Some(error.to_string()));
+                false
+            }
+        }
+    }
+
+    fn keep_names(&self, engine: &Engine, applied: &Applied) {
+        let names = status::names(engine, &applied.policies);
+        let path = status::names_file(&self.state_dir);
+        let written = serde_json::to_vec(&names)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| status::write_whole(&path, &bytes));
+        if let Err(error) = written {
+            warn!(path = %path.display(), %error, "the names for `status` cannot be written");
+        }
+    }
+
+    fn verify(&mut self) {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        match engine.verify() {
+            Ok(0) => {}
+            Ok(wrong) => {
+                error!(rows = wrong, "the kernel's maps were changed by somebody else; repaired");
+                self.metrics.probe_failed("map", u64::try_from(wrong).unwrap_or(u64::MAX));
+            }
+            Err(error) => {
+                error!(%error, "the kernel's maps cannot be read back");
+                self.metrics.probe_failed("read", 1);
+            }
+        }
+    }
+
+    /// Counters of workloads that are gone are taken over, so that the map does not fill with them.
+    fn settle_counts(&self) {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = engine.counts() {
+            warn!(%error, "the kernel's counters cannot be read");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What this node reports to the API server: its `WorkloadNode`, written when it changes, and a Lease that says that the
+//! agent lives.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use holdfast_crds::WorkloadNode;
+use holdfast_crds::workload_node::{
+    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PolicyReport as ApiPolicy, PolicyState, RuleReport,
+    SourceError as ApiError, WorkloadNodeStatus,
+};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::Progress;
+use crate::engine::report::PolicyReport;
+use crate::mechanisms::{Mechanisms, State};
+
+/// The field manager of an agent's own objects.
+const MANAGER: &str = "holdfast-agent";
+/// Renewed this often; the operator takes an agent for gone after [`LEASE_SECONDS`].
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How long a Lease lasts.
+const LEASE_SECONDS: i32 = 40;
+/// Reports are not written more often than this.
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
+/// The most that a report may weigh, in bytes of JSON.
+const MAX_REPORT: usize = 256 * 1024;
+
+/// Writes the reports of one node.
+pub struct Reporter {
+    /// The node.
+    pub node: String,
+    /// Holdfast's own namespace, where Leases are.
+    pub namespace: String,
+    /// What the kernel has.
+    pub mechanisms: Mechanisms,
+    /// What became of the policies.
+    pub progress: watch::Receiver<Progress>,
+}
+
+impl Reporter {
+    /// Reports until `shutdown`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no client configuration.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let client = Client::try_default().await.context("the API server's address and credentials")?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut renew = tokio::time::interval(RENEW_EVERY);
+        renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut written: Option<WorkloadNodeStatus> = None;
+        let mut due = true;
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                _ = renew.tick() => {
+                    if let Err(error) = self.renew(&client).await {
+                        warn!(%error, "the agent's Lease cannot be renewed");
+                    }
+                }
+                changed = self.progress.changed(), if !due => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    due = true;
+                }
+                () = tokio::time::sleep(REPORT_PAUSE), if due => {
+                    self.progress.mark_unchanged();
+                    match self.report(&client, written.as_ref()).await {
+                        Ok(Some(status)) => { written = Some(status); due = false; }
+                        Ok(None) => due = false,
+                        Err(error) => warn!(%error, "the node's report cannot be written; trying again"),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, client: &Client) -> Result<()> {
+        let name = format!("holdfast-agent-{}", self.node);
+        let lease = Lease {
+            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(self.namespace.clone()), ..ObjectMeta::default() },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.node.clone()),
+                lease_duration_seconds: Some(LEASE_SECONDS),
+                renew_time: Some(MicroTime(Timestamp::now())),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        };
+        let api: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
+        api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&lease)).await?;
+        Ok(())
+    }
+
+    async fn report(&self, client: &Client, written: Option<&WorkloadNodeStatus>) -> Result<Option<WorkloadNodeStatus>> {
+        let nodes: Api<Node> = Api::all(client.clone());
+        let node_uid = nodes.get(&self.node).await?.metadata.uid.unwrap_or_default();
+        let progress = self.progress.borrow().clone();
+        if !progress.complete && progress.error.is_none() && progress.applied.policies.is_empty() {
+            return Ok(None);
+        }
+        let mut status = status(&progress, &self.mechanisms, node_uid);
+        if written.is_some_and(|old| WorkloadNodeStatus { observed_at: None, ..old.clone() } == status) {
+            return Ok(None);
+        }
+        status.observed_at = Some(Time(Timestamp::now()));
+        let api: Api<WorkloadNode> = Api::all(client.clone());
+        let params = PatchParams::apply(MANAGER).force();
+        let object = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadNode", "metadata": { "name": self.node },
+        });
+        api.patch(&self.node, &params, &Patch::Apply(&object)).await?;
+        let object = json!({
+            "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadNode", "metadata": { "name": self.node },
+            "status": status,
+        });
+        api.patch_status(&self.node, &params, &Patch::Apply(&object)).await?;
+        debug!(policies = status.policies.len(), "reported");
+        Ok(Some(status))
+    }
+}
+
+/// The report, within its bound: what was left out is counted. `observed_at` is left empty.
+fn status(progress: &Progress, mechanisms: &Mechanisms, node_uid: String) -> WorkloadNodeStatus {
+    let uname = rustix::system::uname();
+    let mut status = WorkloadNodeStatus {
+        node_uid,
+        boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: Some(Kernel {
+            release: uname.release().to_string_lossy().into_owned(),
+            architecture: uname.machine().to_string_lossy().into_owned(),
+        }),
+        mechanisms: mechanisms
+            .states
+            .iter()
+            .map(|(name, state)| {
+                let (state, reason) = match state {
+                    State::Available => (MechanismState::Available, None),
+                    State::Unavailable(why) => (MechanismState::Unavailable, Some(why.clone())),
+                    State::Error(why) => (MechanismState::Error, Some(why.clone())),
+                };
+                ApiMechanism { name: (*name).to_owned(), state, reason }
+            })
+            .collect(),
+        errors: progress
+            .source_errors
+            .iter()
+            .take(32)
+            .map(|error| ApiError {
+                origin: error.object.as_ref().map_or_else(|| error.place.clone(), |o| format!("{} {o}", error.place)),
+                message: error.message.clone(),
+            })
+            .collect(),
+        last_error: progress.error.clone(),
+        ..WorkloadNodeStatus::default()
+    };
+    let mut size = serde_json::to_string(&status).map_or(0, |text| text.len());
+    // Policies without workloads here say nothing about this node, and come last.
+    let mut reports: Vec<&PolicyReport> = progress.applied.policies.iter().collect();
+    reports.sort_by_key(|report| (report.workloads == 0, report.id.clone()));
+    for report in reports {
+        let policy = policy(report);
+        let weight = serde_json::to_string(&policy).map_or(0, |text| text.len() + 1);
+        if size + weight > MAX_REPORT || status.policies.len() >= 4096 {
+            status.omitted += 1;
+            continue;
+        }
+        size += weight;
+        status.policies.push(policy);
+    }
+    status
+}
+
+fn policy(report: &PolicyReport) -> ApiPolicy {
+    let current = report.generation == Some(report.wanted) && report.failure.is_none();
+    let short: Vec<_> = report.rules.iter().filter(|rule| rule.falls_short()).collect();
+    ApiPolicy {
+        namespace: report.id.namespace.clone(),
+        name: report.id.name.clone(),
+        uid: report.uid.clone(),
+        generation: report.wanted,
+        state: if current { PolicyState::Programmed } else { PolicyState::Failed },
+        in_force: report.generation.filter(|_| !current),
+        message: report.failure.clone(),
+        workloads: i64::try_from(report.workloads).unwrap_or(i64::MAX),
+        omitted: i64::try_from(short.len().saturating_sub(256)).unwrap_or(0),
+        rules: short
+            .into_iter()
+            .take(256)
+            .map(|rule| RuleReport {
+                rule: rule.rule.clone(),
+                asked: asked(&rule.asked),
+                given: given(&rule.given),
+                mechanism: rule.mechanism.map(str::to_owned),
+                reason: rule.reason.unwrap_or_default().to_owned(),
+            })
+            .collect(),
+    }
+}
+
+fn asked(word: &str) -> Asked {
+    match word {
+        "Allow" => Asked::Allow,
+        "Audit" => Asked::Audit,
+        "Kill" => Asked::Kill,
+        _ => Asked::Deny,
+    }
+}
+
+fn given(word: &str) -> Given {
+    match word {
+        "Deny" => Given::Deny,
+        "DenyAndKill" => Given::DenyAndKill,
+        "KillAfterEffect" => Given::KillAfterEffect,
+        "Audit" => Given::Audit,
+        "NotApplicable" => Given::NotApplicable,
+        _ => Given::NotCovered,
+    }
+}
