@@ -21,6 +21,9 @@ use crate::validate::{self, Problem, USER_KINDS};
 use crate::{API_VERSION, ClusterWorkloadPolicy, ExternalWorkload, NodeAgent, WorkloadPolicy, path, yaml_in};
 
 mod divide;
+mod raw;
+
+pub use raw::{Raw, read};
 
 /// The largest file that is read, in bytes.
 pub const MAX_FILE: usize = 8 << 20;
@@ -158,16 +161,10 @@ pub fn parse_file(path: &Path) -> Parsed {
 #[must_use]
 pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
     let mut parsed = Parsed::default();
-    if bytes.len() > MAX_FILE {
-        parsed.errors.push(file_error(file, None, format!("is larger than {MAX_FILE} bytes")));
-        return parsed;
-    }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+    let text = match text(file, bytes) {
+        Ok(text) => text,
         Err(error) => {
-            let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
-            let problem = format!("is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1);
-            parsed.errors.push(file_error(file, Some(line), problem));
+            parsed.errors.push(error);
             return parsed;
         }
     };
@@ -186,6 +183,21 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
     }
     refuse_duplicates(&mut parsed);
     parsed
+}
+
+/// The text of a file that is not too large and is UTF-8.
+fn text<'bytes>(file: &str, bytes: &'bytes [u8]) -> Result<&'bytes str, DocumentError> {
+    if bytes.len() > MAX_FILE {
+        return Err(file_error(file, None, format!("is larger than {MAX_FILE} bytes")));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
+            let problem = format!("is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1);
+            Err(file_error(file, Some(line), problem))
+        }
+    }
 }
 
 /// Joins what several files came to. Two documents of one kind, namespace and name are an error of the later one.
