@@ -1,0 +1,321 @@
+//! Every write to the API server, but for the Lease.
+//!
+//! Nothing is sent once this replica no longer leads. AddressSlices are replaced by their version and never forced;
+//! DaemonSets and statuses are applied on the server's side, each under a field manager of its own.
+
+use std::time::Duration;
+
+use holdfast_crds::{
+    API_VERSION, AddressSlice, ClusterWorkloadPolicy, ExternalWorkload, NodeAgent, WorkloadPolicy,
+};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::facts::DaemonSetFacts;
+use crate::lease::Leadership;
+use crate::plan::slices::{Action, MARK_ANNOTATION, Observed, Write};
+use crate::plan::{Content, Job, Subject};
+
+/// The field manager of AddressSlices.
+const SLICES: &str = "holdfast-operator-slices";
+/// The field manager of DaemonSets.
+const AGENTS: &str = "holdfast-operator-agents";
+/// The field manager of statuses.
+const STATUS: &str = "holdfast-operator-status";
+/// A request that takes longer is given up.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// `kubectl rollout restart` writes this annotation; it stays.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+
+/// How a request about a slice went.
+#[derive(Debug)]
+pub enum SliceDone {
+    /// It was created or updated, and is now of this UID and version.
+    Written {
+        /// The UID.
+        uid: String,
+        /// The resourceVersion.
+        resource_version: String,
+    },
+    /// It was deleted, or was not there.
+    Deleted,
+    /// It was read; `None` if it is not there.
+    Read(Option<Observed>),
+}
+
+/// How a job went.
+#[derive(Debug)]
+pub enum JobDone {
+    /// The status was written.
+    Status,
+    /// The DaemonSet was applied, and looks like this.
+    DaemonSet(Box<DaemonSetFacts>),
+}
+
+/// An AddressSlice as the planner wants it.
+#[must_use]
+pub fn observed(slice: DeserializeGuard<AddressSlice>) -> Observed {
+    let (metadata, content) = match slice.0 {
+        Ok(slice) => (slice.metadata, Some(slice.spec)),
+        Err(invalid) => (invalid.metadata, None),
+    };
+    let mark = metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(MARK_ANNOTATION))
+        .and_then(|mark| mark.parse().ok())
+        .unwrap_or_default();
+    Observed {
+        uid: metadata.uid.unwrap_or_default(),
+        resource_version: metadata.resource_version.unwrap_or_default(),
+        content,
+        mark,
+    }
+}
+
+/// Writes what the planner wants written, while this replica leads.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    namespace: String,
+    leadership: Leadership,
+}
+
+impl Writer {
+    /// A writer for the operator whose agents live in `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: String, leadership: Leadership) -> Self {
+        Self { client, namespace, leadership }
+    }
+
+    /// Sends a request if this replica still leads, and gives up waiting for the answer before its term ends.
+    async fn send<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
+        let left = self.leadership.remaining().ok_or(ApiError::NotLeading)?;
+        let limit = TIMEOUT.min(left);
+        match tokio::time::timeout(limit, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(_elapsed) => Err(ApiError::Timeout(limit)),
+        }
+    }
+
+    /// All AddressSlices, read consistently.
+    ///
+    /// # Errors
+    /// When a request fails.
+    pub async fn list_slices(&self) -> Result<Vec<(String, Observed)>, ApiError> {
+        let api: Api<DeserializeGuard<AddressSlice>> = Api::all(self.client.clone());
+        let mut params = kube::api::ListParams::default().limit(200);
+        let mut found = Vec::new();
+        loop {
+            let page = self.send(api.list(&params)).await?;
+            let next = page.metadata.continue_.filter(|token| !token.is_empty());
+            found.extend(
+                page.items
+                    .into_iter()
+                    .map(|slice| (slice.meta().name.clone().unwrap_or_default(), observed(slice))),
+            );
+            match next {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Sends one request about a slice.
+    ///
+    /// # Errors
+    /// When it fails, or the slice is of another version than the planner thought.
+    pub async fn write_slice(&self, write: &Write) -> Result<SliceDone, ApiError> {
+        let api: Api<AddressSlice> = Api::all(self.client.clone());
+        let post = PostParams { field_manager: Some(SLICES.to_owned()), ..PostParams::default() };
+        let object = |content: &holdfast_crds::address_slice::AddressSliceSpec, mark: u32| {
+            let mut slice = AddressSlice::new(&write.name, content.clone());
+            slice.metadata.labels =
+                Some([("app.kubernetes.io/managed-by".to_owned(), "holdfast-operator".to_owned())].into());
+            if mark > 0 {
+                slice.metadata.annotations = Some([(MARK_ANNOTATION.to_owned(), mark.to_string())].into());
+            }
+            slice
+        };
+        match &write.action {
+            Action::Create { content, mark } => {
+                Ok(written(self.send(api.create(&post, &object(content, *mark))).await?.metadata))
+            }
+            Action::Update { content, mark, uid, resource_version } => {
+                let mut slice = object(content, *mark);
+                slice.metadata.uid = Some(uid.clone());
+                slice.metadata.resource_version = Some(resource_version.clone());
+                Ok(written(self.send(api.replace(&write.name, &post, &slice)).await?.metadata))
+            }
+            Action::Delete { uid, resource_version } => {
+                let params = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        resource_version: Some(resource_version.clone()),
+                        uid: Some(uid.clone()),
+                    }),
+                    ..DeleteParams::background()
+                };
+                match self.send(api.delete(&write.name, &params)).await {
+                    Ok(_) => Ok(SliceDone::Deleted),
+                    Err(error) if error.is_not_found() => Ok(SliceDone::Deleted),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::Read => {
+                let api: Api<DeserializeGuard<AddressSlice>> = Api::all(self.client.clone());
+                Ok(SliceDone::Read(self.send(api.get_opt(&write.name)).await?.map(observed)))
+            }
+        }
+    }
+
+    /// Does one job.
+    ///
+    /// # Errors
+    /// When a request fails, or the object is gone or another one.
+    pub async fn write(&self, job: &Job) -> Result<JobDone, ApiError> {
+        match (&job.subject, &job.content) {
+            (Subject::Policy(id), Content::Policy(uid, status)) => match &id.namespace {
+                Some(namespace) => {
+                    let api: Api<DeserializeGuard<WorkloadPolicy>> =
+                        Api::namespaced(self.client.clone(), namespace);
+                    self.apply_status(&api, "WorkloadPolicy", &id.name, uid, status).await
+                }
+                None => {
+                    let api: Api<DeserializeGuard<ClusterWorkloadPolicy>> = Api::all(self.client.clone());
+                    self.apply_status(&api, "ClusterWorkloadPolicy", &id.name, uid, status).await
+                }
+            },
+            (Subject::External(key), Content::External(uid, status)) => {
+                let api: Api<DeserializeGuard<ExternalWorkload>> =
+                    Api::namespaced(self.client.clone(), &key.namespace);
+                self.apply_status(&api, "ExternalWorkload", &key.name, uid, status).await
+            }
+            (Subject::NodeAgent(name), Content::NodeAgent(uid, status)) => {
+                let api: Api<DeserializeGuard<NodeAgent>> = Api::all(self.client.clone());
+                self.apply_status(&api, "NodeAgent", name, uid, status).await
+            }
+            (_, Content::DaemonSet(set)) => {
+                let facts = self.apply_daemon_set(set).await?;
+                Ok(JobDone::DaemonSet(Box::new(facts)))
+            }
+            // The planner pairs subjects and contents; another pair asks for nothing.
+            _ => Ok(JobDone::Status),
+        }
+    }
+
+    async fn apply_status<K>(
+        &self,
+        api: &Api<DeserializeGuard<K>>,
+        kind: &str,
+        name: &str,
+        uid: &str,
+        status: &impl Serialize,
+    ) -> Result<JobDone, ApiError>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        // With the UID the request fails when the object is meanwhile another one of the same name.
+        let patch = json!({
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": {"name": name, "uid": uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(STATUS).force();
+        self.send(api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
+        Ok(JobDone::Status)
+    }
+
+    /// Applies a DaemonSet. What others have added to its spec, which applying leaves alone, is taken out again: one
+    /// line of affinity would be enough to empty the cluster of agents.
+    async fn apply_daemon_set(&self, set: &DaemonSet) -> Result<DaemonSetFacts, ApiError> {
+        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = set.metadata.name.clone().unwrap_or_default();
+        let params = PatchParams::apply(AGENTS).force();
+        let applied = self.send(api.patch(&name, &params, &Patch::Apply(set))).await?;
+        if !has_foreign_spec(applied.metadata.managed_fields.as_deref().unwrap_or_default()) {
+            return Ok(DaemonSetFacts::new(&applied));
+        }
+        tracing::warn!(daemonset = %name, "somebody has changed the DaemonSet's spec; it is put back");
+        let post = PostParams { field_manager: Some(AGENTS.to_owned()), ..PostParams::default() };
+        let replaced = self.send(api.replace(&name, &post, &replacement(set, &applied))).await?;
+        Ok(DaemonSetFacts::new(&replaced))
+    }
+}
+
+fn written(metadata: ObjectMeta) -> SliceDone {
+    SliceDone::Written {
+        uid: metadata.uid.unwrap_or_default(),
+        resource_version: metadata.resource_version.unwrap_or_default(),
+    }
+}
+
+/// The wanted DaemonSet as a whole, in the place of the one that is there.
+fn replacement(wanted: &DaemonSet, current: &DaemonSet) -> DaemonSet {
+    let mut set = wanted.clone();
+    set.metadata.resource_version.clone_from(&current.metadata.resource_version);
+    set.metadata.annotations.clone_from(&current.metadata.annotations);
+    let annotations = |set: &DaemonSet| set.spec.template.metadata.as_ref()?.annotations.clone();
+    let restarted = annotations(current).and_then(|annotations| annotations.get(RESTARTED_AT).cloned());
+    if let Some(restarted) = restarted
+        && let Some(metadata) = set.spec.template.metadata.as_mut()
+    {
+        metadata.annotations.get_or_insert_default().insert(RESTARTED_AT.to_owned(), restarted);
+    }
+    set
+}
+
+/// Whether another field manager owns a part of the spec, but for a restart that somebody asked for.
+fn has_foreign_spec(managed: &[ManagedFieldsEntry]) -> bool {
+    managed
+        .iter()
+        .filter(|entry| entry.manager.as_deref() != Some(AGENTS))
+        .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())
+        .filter_map(|entry| entry.fields_v1.as_ref()?.0.get("f:spec"))
+        .any(|spec| !is_only_restart(spec, &["f:template", "f:metadata", "f:annotations"]))
+}
+
+/// Whether a set of fields names nothing but the restart annotation at the end of this path.
+fn is_only_restart(fields: &Value, path: &[&str]) -> bool {
+    let Some(fields) = fields.as_object() else { return false };
+    let wanted = match path {
+        [first, ..] => (*first).to_owned(),
+        [] => format!("f:{RESTARTED_AT}"),
+    };
+    fields.iter().all(|(field, below)| {
+        field == "." || (*field == wanted && (path.is_empty() || is_only_restart(below, &path[1..])))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
+
+    fn entry(manager: &str, subresource: &str, fields: Value) -> ManagedFieldsEntry {
+        ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            subresource: (!subresource.is_empty()).then(|| subresource.to_owned()),
+            fields_v1: Some(FieldsV1(fields)),
+            ..ManagedFieldsEntry::default()
+        }
+    }
+
+    #[test]
+    fn a_restart_that_was_asked_for_is_not_drift() {
+        let restart = json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": {
+            ".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}}}});
+        let ours = entry(AGENTS, "", json!({"f:spec": {"f:template": {}}}));
+        let status = entry("kube-controller-manager", "status", json!({"f:status": {}}));
+        assert!(!has_foreign_spec(&[ours.clone(), status.clone(), entry("kubectl", "", restart)]));
+        let affinity = json!({"f:spec": {"f:template": {"f:spec": {"f:affinity": {}}}}});
+        assert!(has_foreign_spec(&[ours, status, entry("kubectl-edit", "", affinity)]));
+    }
+}

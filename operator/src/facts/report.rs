@@ -1,0 +1,108 @@
+//! What agents say: the report of each node, and the heartbeat that shows that the report is still true.
+
+use std::collections::HashMap;
+
+use holdfast_crds::WorkloadNode;
+use holdfast_crds::workload_node::{Asked, Given, PolicyState};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+
+/// A rule that a node honours differently than asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The rule's path in the spec.
+    pub rule: String,
+    /// What the rule asks for.
+    pub asked: Asked,
+    /// What it really does on the node.
+    pub given: Given,
+    /// Why, in one word.
+    pub reason: String,
+}
+
+/// What a node says of one policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyRow {
+    /// The generation that `state` is about.
+    pub generation: i64,
+    /// How far that generation got.
+    pub state: PolicyState,
+    /// Why the state is not `Programmed`.
+    pub message: Option<String>,
+    /// Rules honoured differently than asked.
+    pub rules: Vec<Row>,
+}
+
+/// What a node's agent reports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The UID of the node that it is about.
+    pub node_uid: String,
+    /// The boot that it is about.
+    pub boot_id: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The policies, by UID.
+    pub policies: HashMap<String, PolicyRow>,
+}
+
+impl Report {
+    /// The record of a WorkloadNode; one without a status says nothing.
+    #[must_use]
+    pub fn new(node: WorkloadNode) -> Self {
+        let Some(status) = node.status else { return Self::default() };
+        Self {
+            node_uid: status.node_uid,
+            boot_id: status.boot_id,
+            agent_version: status.agent_version,
+            policies: status
+                .policies
+                .into_iter()
+                .map(|policy| {
+                    let rules = policy
+                        .rules
+                        .into_iter()
+                        .map(|rule| Row {
+                            rule: rule.rule,
+                            asked: rule.asked,
+                            given: rule.given,
+                            reason: rule.reason,
+                        })
+                        .collect();
+                    let row = PolicyRow {
+                        generation: policy.generation,
+                        state: policy.state,
+                        message: policy.message,
+                        rules,
+                    };
+                    (policy.uid, row)
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The prefix of the Leases that agents keep in Holdfast's namespace; the node's name follows.
+pub const LEASE_PREFIX: &str = "holdfast-agent-";
+
+/// What a Lease of an agent says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heartbeat {
+    /// When the agent last renewed it, by the agent's clock.
+    pub renewed: Timestamp,
+    /// For how long after that the agent counts as alive, in seconds.
+    pub duration: u32,
+}
+
+impl Heartbeat {
+    /// The node and heartbeat that a Lease stands for; `None` for other Leases and for one that was given up.
+    #[must_use]
+    pub fn new(lease: &Lease) -> Option<(String, Self)> {
+        let node = lease.metadata.name.as_deref()?.strip_prefix(LEASE_PREFIX)?;
+        let spec = lease.spec.as_ref()?;
+        spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
+        let renewed = spec.renew_time.as_ref()?.0;
+        let duration = u32::try_from(spec.lease_duration_seconds?).ok()?;
+        Some((node.to_owned(), Self { renewed, duration }))
+    }
+}

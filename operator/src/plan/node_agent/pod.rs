@@ -1,0 +1,171 @@
+//! The pod of the agent: what it may do on its node, and nothing more.
+
+use std::collections::BTreeMap;
+
+use holdfast_crds::node_agent::NodeAgentSpec;
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    HostPathVolumeSource, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, SELinuxOptions,
+    SeccompProfile, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{AgentSettings, image, log_format, log_level, tolerations};
+
+/// The name of the agent's container.
+pub(super) const CONTAINER: &str = "agent";
+
+/// Loading programs and maps, attaching them to cgroups, killing sockets in the network namespaces of workloads
+/// (entering those takes `SYS_ADMIN` and `SYS_PTRACE`), and locked memory on 5.10.
+const CAPABILITIES: [&str; 6] = ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"];
+
+/// A part of the node that the agent sees at the same path.
+struct HostPath {
+    name: &'static str,
+    path: &'static str,
+    kind: &'static str,
+    writable: bool,
+}
+
+const HOST_PATHS: [HostPath; 3] = [
+    // Links and maps are pinned here, and stay when the agent goes.
+    HostPath { name: "bpffs", path: "/sys/fs/bpf", kind: "Directory", writable: true },
+    // The node's own tree, not the container's part of it: programs are attached at its root.
+    HostPath { name: "cgroup", path: "/sys/fs/cgroup", kind: "Directory", writable: false },
+    // The last good policies, for a start without the API server.
+    HostPath { name: "state", path: "/var/lib/holdfast", kind: "DirectoryOrCreate", writable: true },
+];
+
+/// The labels of nodes that run the agent.
+pub(super) fn node_selector(spec: &NodeAgentSpec) -> BTreeMap<String, String> {
+    let mut selector = spec.node_selector.clone();
+    selector.entry("kubernetes.io/os".to_owned()).or_insert_with(|| "linux".to_owned());
+    selector
+}
+
+fn from_field(name: &str, field: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: Some("v1".to_owned()),
+                field_path: field.to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+fn probe(settings: &AgentSettings, path: &str, failures: i32) -> Probe {
+    Probe {
+        failure_threshold: Some(failures),
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(settings.metrics_port.into()),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(10),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    }
+}
+
+/// The pod's spec. Everything that decides on which nodes it runs is given even where it is empty, so that nobody else
+/// can add to it.
+pub(super) fn spec(settings: &AgentSettings, spec: &NodeAgentSpec) -> PodSpec {
+    let args = [
+        "run".to_owned(),
+        "--source=api".to_owned(),
+        "--node-name=$(NODE_NAME)".to_owned(),
+        format!("--metrics-addr=0.0.0.0:{}", settings.metrics_port),
+        "--state-dir=/var/lib/holdfast".to_owned(),
+        format!("--log-level={}", log_level(spec.log_level)),
+        format!("--log-format={}", log_format(spec.log_format)),
+    ];
+    let container = Container {
+        name: CONTAINER.to_owned(),
+        image: Some(image(settings, spec)),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(args.into()),
+        env: Some(vec![
+            from_field("NODE_NAME", "spec.nodeName"),
+            from_field("HOLDFAST_NAMESPACE", "metadata.namespace"),
+        ]),
+        ports: Some(vec![ContainerPort {
+            container_port: settings.metrics_port.into(),
+            host_port: Some(settings.metrics_port.into()),
+            name: Some("metrics".to_owned()),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: spec.resources.clone().map(Into::into),
+        liveness_probe: Some(probe(settings, "/healthz", 6)),
+        readiness_probe: Some(probe(settings, "/readyz", 1)),
+        security_context: Some(SecurityContext {
+            capabilities: Some(Capabilities {
+                add: Some(CAPABILITIES.map(str::to_owned).into()),
+                drop: Some(vec!["ALL".to_owned()]),
+            }),
+            privileged: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_user: Some(0),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(
+            HOST_PATHS
+                .iter()
+                .map(|host| VolumeMount {
+                    name: host.name.to_owned(),
+                    mount_path: host.path.to_owned(),
+                    mount_propagation: Some("HostToContainer".to_owned()),
+                    read_only: Some(!host.writable),
+                    ..VolumeMount::default()
+                })
+                .collect(),
+        ),
+        ..Container::default()
+    };
+    PodSpec {
+        containers: vec![container],
+        dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+        // Neither its readiness nor its way to the API server depends on the pod network that it guards.
+        host_network: Some(true),
+        // It reads the cgroup and the network namespace of every process on the node.
+        host_pid: Some(true),
+        node_selector: Some(node_selector(spec)),
+        priority_class_name: Some(
+            spec.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),
+        ),
+        security_context: Some(PodSecurityContext {
+            app_armor_profile: Some(AppArmorProfile {
+                localhost_profile: None,
+                type_: "Unconfined".to_owned(),
+            }),
+            se_linux_options: Some(SELinuxOptions {
+                type_: Some("spc_t".to_owned()),
+                ..SELinuxOptions::default()
+            }),
+            seccomp_profile: Some(SeccompProfile { localhost_profile: None, type_: "Unconfined".to_owned() }),
+            ..PodSecurityContext::default()
+        }),
+        service_account_name: Some(settings.service_account.clone()),
+        termination_grace_period_seconds: Some(15),
+        tolerations: Some(tolerations(spec)),
+        volumes: Some(
+            HOST_PATHS
+                .iter()
+                .map(|host| Volume {
+                    name: host.name.to_owned(),
+                    host_path: Some(HostPathVolumeSource {
+                        path: host.path.to_owned(),
+                        type_: Some(host.kind.to_owned()),
+                    }),
+                    ..Volume::default()
+                })
+                .collect(),
+        ),
+        ..PodSpec::default()
+    }
+}

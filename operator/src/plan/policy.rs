@@ -1,0 +1,229 @@
+//! A policy's status: counted from the pods that should be covered, held against what agents report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use holdfast_crds::policy_status::{NodeCounts, PolicyStatus, WeakRule};
+use holdfast_crds::workload_node::{Asked, Given, PolicyState};
+use holdfast_policy::model::{NamespaceTarget, Target};
+use k8s_openapi::jiff::Timestamp;
+
+use super::conditions::{Conditions, Truth};
+use crate::facts::PolicyFacts;
+use crate::index::Index;
+
+/// At most so many rules are listed as weakest.
+const WEAKEST: usize = 10;
+/// At most so many nodes are named in a message.
+const NAMED_NODES: usize = 3;
+
+/// How far a policy got on one node.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Progress {
+    /// The kernel refused it, or the agent could not make sense of it.
+    Failed,
+    /// No agent says anything of the node that still counts.
+    Unreported,
+    /// The agent has not got that far.
+    Pending,
+}
+
+/// The pods that a policy selects.
+#[derive(Debug, Default)]
+struct Selected {
+    nodes: BTreeSet<Arc<str>>,
+    workloads: i64,
+    containers: BTreeSet<String>,
+}
+
+fn select(index: &Index, target: &Target) -> Selected {
+    let mut selected = Selected::default();
+    let mut look_into = |namespace: &str| {
+        for (shape, uses) in index.pods().shapes_of(namespace) {
+            if uses.nodes.is_empty() || !target.pods.matches(&shape.identity.labels) {
+                continue;
+            }
+            selected.containers.extend(shape.containers.iter().cloned());
+            for (node, count) in &uses.nodes {
+                selected.workloads += i64::from(*count);
+                if !selected.nodes.contains(node) {
+                    selected.nodes.insert(node.clone());
+                }
+            }
+        }
+    };
+    match &target.namespaces {
+        NamespaceTarget::One(namespace) => look_into(namespace),
+        NamespaceTarget::Matching(_) => {
+            for namespace in index.pods().namespaces() {
+                if target.covers_namespace(index.world(), namespace) {
+                    look_into(namespace);
+                }
+            }
+        }
+    }
+    selected
+}
+
+/// How much weaker than asked; larger is weaker, 0 is not at all.
+fn weakness(asked: Asked, given: Given) -> u8 {
+    match (asked, given) {
+        (Asked::Allow, _)
+        | (_, Given::DenyAndKill)
+        | (Asked::Deny, Given::Deny)
+        | (Asked::Audit, Given::Audit) => 0,
+        // The node does not have the call, so nothing is left undone; said all the same.
+        (_, Given::NotApplicable) => 1,
+        (Asked::Kill | Asked::Audit, Given::Deny) => 2,
+        (_, Given::KillAfterEffect) => 3,
+        (_, Given::Audit) => 4,
+        (_, Given::NotCovered) => 5,
+    }
+}
+
+/// The status of a policy now.
+#[must_use]
+pub fn status(index: &Index, policy: &PolicyFacts, now: Timestamp) -> PolicyStatus {
+    let mut conditions = Conditions::new(&policy.status.conditions, policy.generation, now);
+    let mut status = PolicyStatus { observed_generation: Some(policy.generation), ..PolicyStatus::default() };
+    let target = match &policy.target {
+        Ok(target) => target,
+        Err(refused) => {
+            conditions.add("Accepted", Truth::False, refused.reason, limited(&refused.message));
+            let message = "the policy is not accepted; where an earlier generation was in force, it still is";
+            conditions.add("Programmed", Truth::False, "NotAccepted", message);
+            conditions.add("Degraded", Truth::Unknown, "NotAccepted", "");
+            status.conditions = conditions.done();
+            return status;
+        }
+    };
+    conditions.add("Accepted", Truth::True, "Accepted", "");
+    let selected = select(index, target);
+    let survey = survey(index, policy, &selected);
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    status.workloads = Some(selected.workloads);
+    status.nodes =
+        Some(NodeCounts { selected: count(selected.nodes.len()), programmed: count(survey.programmed) });
+    if selected.nodes.is_empty() {
+        conditions.add("Programmed", Truth::Unknown, "NoWorkloads", "no running pod is selected");
+    } else if let Some((worst, _)) = survey.behind.first_key_value() {
+        let reason = match worst {
+            Progress::Failed => "Failed",
+            Progress::Unreported => "NoAgent",
+            Progress::Pending => "Pending",
+        };
+        conditions.add("Programmed", Truth::False, reason, survey.describe(selected.nodes.len()));
+    } else {
+        conditions.add("Programmed", Truth::True, "Programmed", survey.describe(selected.nodes.len()));
+    }
+    degraded(&mut conditions, policy, &selected, &survey);
+    status.conditions = conditions.done();
+    status.weakest = survey.weakest;
+    status
+}
+
+fn degraded(conditions: &mut Conditions<'_>, policy: &PolicyFacts, selected: &Selected, survey: &Survey) {
+    let missing: Vec<&str> = policy
+        .containers
+        .iter()
+        .filter(|container| !selected.containers.contains(*container))
+        .map(String::as_str)
+        .collect();
+    if selected.nodes.is_empty() {
+        conditions.add("Degraded", Truth::Unknown, "NoWorkloads", "no running pod is selected");
+    } else if !missing.is_empty() {
+        let message = format!("spec.containers: no selected pod has a container {}", missing.join(", "));
+        conditions.add("Degraded", Truth::True, "ContainerNotFound", message);
+    } else if survey.weaker > 0 {
+        let message =
+            format!("{} rules are honoured less than asked on some node; see weakest", survey.weaker);
+        conditions.add("Degraded", Truth::True, "RulesWeaker", message);
+    } else if survey.programmed == 0 {
+        conditions.add("Degraded", Truth::Unknown, "NotProgrammed", "");
+    } else {
+        conditions.add("Degraded", Truth::False, "AsAsked", "");
+    }
+}
+
+/// What the selected nodes say of a policy.
+#[derive(Debug, Default)]
+struct Survey {
+    programmed: usize,
+    /// Nodes that are behind, and why.
+    behind: BTreeMap<Progress, Vec<(Arc<str>, String)>>,
+    weakest: Vec<WeakRule>,
+    /// Distinct rules that some node honours less than asked.
+    weaker: usize,
+}
+
+fn survey(index: &Index, policy: &PolicyFacts, selected: &Selected) -> Survey {
+    let mut survey = Survey::default();
+    let mut weak = Vec::new();
+    for node in &selected.nodes {
+        let row = match index.report(node) {
+            Ok(report) => report.policies.get(&policy.uid),
+            Err(reason) => {
+                survey.lags(Progress::Unreported, node, reason.describe());
+                continue;
+            }
+        };
+        match row {
+            Some(row) if row.generation == policy.generation && row.state == PolicyState::Programmed => {
+                survey.programmed += 1;
+                for rule in &row.rules {
+                    let weakness = weakness(rule.asked, rule.given);
+                    if weakness > 0 {
+                        weak.push((std::cmp::Reverse(weakness), &rule.rule, node, rule));
+                    }
+                }
+            }
+            Some(row)
+                if row.generation == policy.generation
+                    && matches!(row.state, PolicyState::Failed | PolicyState::Invalid) =>
+            {
+                survey.lags(Progress::Failed, node, row.message.as_deref().unwrap_or("refused"));
+            }
+            Some(_) | None => survey.lags(Progress::Pending, node, "pending"),
+        }
+    }
+    weak.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+    let weaker: BTreeSet<&str> =
+        weak.iter().filter(|(weakness, ..)| weakness.0 > 1).map(|(_, rule, ..)| rule.as_str()).collect();
+    survey.weaker = weaker.len();
+    survey.weakest = weak
+        .into_iter()
+        .take(WEAKEST)
+        .map(|(_, _, node, row)| WeakRule {
+            node: node.to_string(),
+            rule: row.rule.clone(),
+            asked: row.asked,
+            given: row.given,
+            reason: row.reason.clone(),
+        })
+        .collect();
+    survey
+}
+
+impl Survey {
+    fn lags(&mut self, progress: Progress, node: &Arc<str>, why: &str) {
+        self.behind.entry(progress).or_default().push((node.clone(), why.to_owned()));
+    }
+
+    fn describe(&self, selected: usize) -> String {
+        let mut message = format!("{} of {selected} nodes", self.programmed);
+        let behind: Vec<&(Arc<str>, String)> = self.behind.values().flatten().collect();
+        for (at, (node, why)) in behind.iter().take(NAMED_NODES).enumerate() {
+            message.push_str(if at == 0 { "; " } else { ", " });
+            message.push_str(&format!("{node}: {why}"));
+        }
+        if behind.len() > NAMED_NODES {
+            message.push_str(&format!(" and {} more", behind.len() - NAMED_NODES));
+        }
+        limited(&message)
+    }
+}
+
+/// A message of a length that a condition takes.
+fn limited(message: &str) -> String {
+    message.chars().take(4096).collect()
+}
