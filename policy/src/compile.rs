@@ -20,6 +20,7 @@
 //!   is looked up at ingress under [`ClassId::NODE_FLOW`] only, with the [`Header`] taken as 'not isolated'.
 //! * Loopback (interface 1): allowed without any look-up for [`NetScope::Own`] and [`NetScope::WholeHost`]. For
 //!   [`NetScope::HostPart`] the peer is what [`World::loopback_facts`] says: (0, HOST) unless the address has HOST.
+//! * The failsafe ports of a whole host are open in its rows; the kernel does nothing for them.
 //! * At egress of [`NetScope::Own`], a peer in [`Compiled::services`] is looked up under the class it has there and
 //!   nothing else: not ANY, not by address. An absent row there is an empty cell: the header decides.
 //!
@@ -45,6 +46,9 @@ use ipnet::IpNet;
 use crate::error::CompileError;
 use crate::model::{Direction, Entities, NetScope, Policy, Protocol, Workload, World};
 use crate::syscalls::Abi;
+
+use classes::Excess;
+use rules::{PlannedPolicy, PlannedRule};
 
 mod cidr;
 mod classes;
@@ -134,7 +138,8 @@ pub fn compile(input: &Input<'_>, previous: Option<&Compiled>) -> Result<Compile
         Some(previous) => previous.classes.continued(),
         None => universe::Numbering::fresh(),
     };
-    let classified = classes::classify(&universe, input.world, &mut numbering)?;
+    let classified = classes::classify(&universe, input.world, &mut numbering)
+        .map_err(|excess| blame(excess, input, &in_use, &planned))?;
     let services = service::classify_services(
         input.world,
         &classified.classes,
@@ -179,6 +184,31 @@ pub fn compile(input: &Input<'_>, previous: Option<&Compiled>) -> Result<Compile
     Ok(compiled)
 }
 
+/// The error for what there are too many of, naming the policy that adds most to it.
+fn blame(
+    excess: Excess,
+    input: &Input<'_>,
+    in_use: &[usize],
+    planned: &[Option<PlannedPolicy>],
+) -> CompileError {
+    let (of, kind): (fn(&PlannedRule) -> usize, _) = match excess {
+        Excess::Identities => (|rule| rule.matchers.len(), "identities"),
+        Excess::Prefixes => (|rule| rule.blocks.len(), "address prefixes"),
+        Excess::Other(error) => return error,
+    };
+    let size = |planned: &Option<PlannedPolicy>| -> usize {
+        let rules =
+            planned.iter().flat_map(|planned| planned.ingress.iter().chain(&planned.egress)).flatten();
+        rules.map(of).sum()
+    };
+    let largest = in_use.iter().zip(planned).max_by_key(|(_, planned)| size(planned));
+    largest.map_or(CompileError::TooManyClasses, |(index, _)| CompileError::TooManyPeers {
+        policy: input.policies[*index].id.clone(),
+        limit: classes::MAX_MATCHES,
+        kind,
+    })
+}
+
 /// Builds the network sets, each distinct one once, and points the workloads to them.
 fn net_sets(
     input: &Input<'_>,
@@ -197,6 +227,7 @@ fn net_sets(
     let same_classes = previous.is_some_and(|previous| previous.classes == compiled.classes);
 
     let mut sets: BTreeMap<NetSetOf, (Arc<NetSet>, Vec<usize>)> = BTreeMap::new();
+    let mut rows = 0;
     let mut with_rules: HashMap<*const Vec<usize>, Rc<Vec<usize>>> = HashMap::new();
     for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
         let policies = with_rules.entry(Rc::as_ptr(policies)).or_insert_with(|| {
@@ -221,6 +252,13 @@ fn net_sets(
                     Some(known) if same_classes => Arc::clone(known),
                     _ => netset::shared(netset::build(key, &list, classes, services, workload)?, known),
                 };
+                rows += set.verdicts.len();
+                if rows > Compiled::MAX_ROWS {
+                    let largest =
+                        list.iter().max_by_key(|source| source.classes.iter().flatten().flatten().count());
+                    let policy = largest.map_or(&list[0].policy.id, |source| &source.policy.id).clone();
+                    return Err(CompileError::TooManyRows { policy, limit: Compiled::MAX_ROWS });
+                }
                 entry.insert((set, vec![at]));
             }
         }
@@ -290,6 +328,10 @@ fn sys_sets(
 }
 
 impl Compiled {
+    /// The largest number of rows of all network sets together. Ten times what the largest node that is planned for
+    /// needs; the kernel's map may hold fewer.
+    pub const MAX_ROWS: usize = 2_000_000;
+
     /// The network set of a workload, by its index in the input.
     #[must_use]
     pub fn net_set(&self, workload: usize) -> Option<&Arc<NetSet>> {

@@ -19,6 +19,28 @@ pub enum CompileError {
         /// `network` or `system call`.
         kind: &'static str,
     },
+    /// The peers of the policies that select workloads of this node are too many to be told apart.
+    #[error(
+        "{policy}: its peers, with those of the other policies of this node, match more than {limit} {kind}"
+    )]
+    TooManyPeers {
+        /// The policy that adds most to it.
+        policy: PolicyId,
+        /// The limit, counted once for each peer and each of what it matches.
+        limit: usize,
+        /// `identities` or `address prefixes`.
+        kind: &'static str,
+    },
+    /// The tables of this node would be too large.
+    #[error(
+        "{policy}: its rules, with those of the other policies of this node, make more than {limit} rows"
+    )]
+    TooManyRows {
+        /// The policy that adds most to the set of rows that passes the limit.
+        policy: PolicyId,
+        /// The limit, of all sets together.
+        limit: usize,
+    },
     /// Two policies share one name.
     #[error("{policy}: two policies have this name")]
     DuplicatePolicy {

@@ -9,10 +9,11 @@ use crate::model::IpBlock;
 
 use super::universe::ClassId;
 
-/// Every prefix that a block or one of its exceptions names, with the indices of the blocks that match there, sorted.
+/// Every prefix that a block or one of its exceptions names, with the groups of the blocks that match there, sorted.
 /// The longest prefix holds the complete answer; prefixes that answer like the next shorter one (or, without one, match
-/// nothing) are left out.
-pub(crate) fn prefixes(blocks: &[IpBlock]) -> Vec<(IpNet, Vec<u32>)> {
+/// nothing) are left out. `None` if they list more than `limit` blocks in all: a few thousand blocks that lie in each
+/// other would otherwise fill the memory.
+pub(crate) fn prefixes(blocks: &[IpBlock], groups: &[u32], limit: usize) -> Option<Vec<(IpNet, Vec<u32>)>> {
     let mut begins: HashMap<IpNet, Vec<u32>> = HashMap::new();
     let mut ends: HashMap<IpNet, Vec<u32>> = HashMap::new();
     let mut nodes: BTreeSet<Node> = BTreeSet::new();
@@ -30,24 +31,33 @@ pub(crate) fn prefixes(blocks: &[IpBlock]) -> Vec<(IpNet, Vec<u32>)> {
 
     // The nodes come in depth-first order: whatever encloses a node is on the stack when it is met.
     let mut found = Vec::with_capacity(nodes.len());
-    let mut stack: Vec<(IpNet, Vec<u32>)> = Vec::new();
+    let mut stack: Vec<(IpNet, Vec<u32>, Vec<u32>)> = Vec::new();
+    let mut listed = 0;
     for Node { net, .. } in nodes {
-        while stack.last().is_some_and(|(outer, _)| !outer.contains(&net)) {
+        while stack.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
             stack.pop();
         }
-        let above: &[u32] = stack.last().map_or(&[], |(_, blocks)| blocks);
+        let (above, groups_above): (&[u32], &[u32]) =
+            stack.last().map_or((&[], &[]), |(_, blocks, groups)| (blocks, groups));
         let mut here = above.to_vec();
         here.extend(begins.get(&net).into_iter().flatten());
         if let Some(ending) = ends.get(&net) {
             here.retain(|block| !ending.contains(block));
         }
         here.sort_unstable();
-        if here != above {
-            found.push((net, here.clone()));
-            stack.push((net, here));
+        listed += here.len();
+        if listed > limit {
+            return None;
         }
+        let mut groups_here: Vec<u32> = here.iter().map(|block| groups[*block as usize]).collect();
+        groups_here.sort_unstable();
+        groups_here.dedup();
+        if groups_here != groups_above {
+            found.push((net, groups_here.clone()));
+        }
+        stack.push((net, here, groups_here));
     }
-    found
+    Some(found)
 }
 
 /// A prefix, ordered so that it comes right before everything that it encloses.
@@ -104,7 +114,11 @@ mod tests {
     }
 
     fn seen(blocks: &[IpBlock]) -> Vec<(String, Vec<u32>)> {
-        prefixes(blocks).into_iter().map(|(net, blocks)| (net.to_string(), blocks)).collect()
+        prefixes(blocks, &[0, 1, 2], 100)
+            .unwrap()
+            .into_iter()
+            .map(|(net, blocks)| (net.to_string(), blocks))
+            .collect()
     }
 
     #[test]
@@ -120,6 +134,19 @@ mod tests {
             [block("10.0.0.0/8", &["10.1.0.0/16"]), block("10.1.2.0/24", &[]), block("10.0.0.0/8", &[])];
         let expected = [("10.0.0.0/8", vec![0, 2]), ("10.1.0.0/16", vec![2]), ("10.1.2.0/24", vec![1, 2])];
         assert_eq!(seen(&blocks), expected.map(|(net, blocks)| (net.to_owned(), blocks)));
+    }
+
+    #[test]
+    fn blocks_of_one_group_are_one() {
+        let blocks =
+            [block("10.0.0.0/8", &["10.1.0.0/16"]), block("10.1.0.0/24", &[]), block("10.2.0.0/16", &[])];
+        let expected = [("10.0.0.0/8", vec![7]), ("10.1.0.0/16", vec![]), ("10.1.0.0/24", vec![7])];
+        let seen: Vec<(String, Vec<u32>)> = prefixes(&blocks, &[7, 7, 7], 100)
+            .unwrap()
+            .into_iter()
+            .map(|(net, groups)| (net.to_string(), groups))
+            .collect();
+        assert_eq!(seen, expected.map(|(net, groups)| (net.to_owned(), groups)));
     }
 
     #[test]

@@ -21,14 +21,15 @@ impl Local {
     pub(crate) const NODE_FLOW: Self = Self(1);
 }
 
-/// The classes of identities and of prefixes, and which matchers and blocks concern them.
+/// The classes of identities and of prefixes, and which groups of matchers and blocks they belong to.
 #[derive(Debug)]
 pub(crate) struct Classes {
     /// By local number: the number for the kernel, and the named ports.
     known: Vec<(ClassId, Vec<(u32, u16)>)>,
     locals: BTreeMap<ClassId, Local>,
-    by_matcher: Vec<Vec<Local>>,
-    by_block: Vec<Vec<Local>>,
+    /// By group of matchers, and of blocks.
+    by_matchers: Vec<Vec<Local>>,
+    by_blocks: Vec<Vec<Local>>,
 }
 
 /// The classes and who belongs to them.
@@ -38,41 +39,60 @@ pub(crate) struct Classified {
     pub(crate) cidr_class: BTreeMap<IpNet, ClassId>,
 }
 
+/// How often peers may match, identities and prefixes each: 32 MB while compiling. The largest node that is planned
+/// for (1,000 policies, 5,000 identities) stays well below.
+pub(crate) const MAX_MATCHES: usize = 8_000_000;
+
+/// What there are too many of; the compiler knows whose they are.
+pub(crate) enum Excess {
+    Identities,
+    Prefixes,
+    Other(CompileError),
+}
+
+impl From<CompileError> for Excess {
+    fn from(error: CompileError) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// Classifies the world's (identity, entities) pairs and the universe's prefixes.
 pub(crate) fn classify(
     universe: &Universe,
     world: &World,
     numbering: &mut Renumbering<'_>,
-) -> Result<Classified, CompileError> {
+) -> Result<Classified, Excess> {
     let mut classes = Classes {
         known: vec![(ClassId::ANY, Vec::new()), (ClassId::NODE_FLOW, Vec::new())],
         locals: BTreeMap::new(),
-        by_matcher: vec![Vec::new(); universe.matchers.len()],
-        by_block: vec![Vec::new(); universe.blocks.len()],
+        by_matchers: vec![Vec::new(); universe.matchers.len()],
+        by_blocks: vec![Vec::new(); universe.blocks.len()],
     };
     let mut identity_class = BTreeMap::new();
-    for (pair, matches) in peers::matches(universe, world) {
-        let key = ClassKey::Identity(matches.matchers.clone(), matches.named_ports.clone());
+    for (pair, matches) in peers::matches(universe, world, MAX_MATCHES).ok_or(Excess::Identities)? {
+        let key = ClassKey::Identity(matches.groups.clone(), matches.named_ports.clone());
         let (id, new) = numbering.number(key)?;
         if new {
             let local = classes.add(id, matches.named_ports);
-            for matcher in matches.matchers {
-                classes.by_matcher[matcher as usize].push(local);
+            for group in matches.groups {
+                classes.by_matchers[group as usize].push(local);
             }
         }
         identity_class.insert(pair, id);
     }
     let mut cidr_class = BTreeMap::new();
-    for (net, blocks) in cidr::prefixes(&universe.blocks) {
-        if blocks.is_empty() {
+    for (net, groups) in
+        cidr::prefixes(&universe.blocks, &universe.block_groups, MAX_MATCHES).ok_or(Excess::Prefixes)?
+    {
+        if groups.is_empty() {
             cidr_class.insert(net, ClassId::NONE);
             continue;
         }
-        let (id, new) = numbering.number(ClassKey::Cidr(blocks.clone()))?;
+        let (id, new) = numbering.number(ClassKey::Cidr(groups.clone()))?;
         if new {
             let local = classes.add(id, Vec::new());
-            for block in blocks {
-                classes.by_block[block as usize].push(local);
+            for group in groups {
+                classes.by_blocks[group as usize].push(local);
             }
         }
         cidr_class.insert(net, id);
@@ -112,11 +132,11 @@ impl Classes {
         if rule.node_flow {
             concerned.push(Local::NODE_FLOW);
         }
-        for matcher in &rule.matchers {
-            concerned.extend(&self.by_matcher[*matcher as usize]);
+        for group in &rule.matchers {
+            concerned.extend(&self.by_matchers[*group as usize]);
         }
-        for block in &rule.blocks {
-            concerned.extend(&self.by_block[*block as usize]);
+        for group in &rule.blocks {
+            concerned.extend(&self.by_blocks[*group as usize]);
         }
         concerned.sort_unstable();
         concerned.dedup();

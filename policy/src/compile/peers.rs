@@ -7,9 +7,12 @@ use crate::selector::{Operator, Requirement, Selector};
 
 use super::universe::{Matcher, NamespaceScope, Universe};
 
-/// What each (identity, entities) pair of the world matches: indices of the matchers, and (index, number) of the named
-/// ports of the universe. Pairs that match nothing are left out.
-pub(crate) fn matches(universe: &Universe, world: &World) -> BTreeMap<(u32, Entities), PeerMatches> {
+/// What each (identity, entities) pair of the world matches. Pairs that match nothing are left out. `None` if they match more than `limit` times in all.
+pub(crate) fn matches(
+    universe: &Universe,
+    world: &World,
+    limit: usize,
+) -> Option<BTreeMap<(u32, Entities), PeerMatches>> {
     let mut pairs: HashSet<(u32, Entities)> = HashSet::new();
     pairs.insert((0, Entities::WORLD));
     pairs.insert((0, Entities::HOST));
@@ -20,36 +23,45 @@ pub(crate) fn matches(universe: &Universe, world: &World) -> BTreeMap<(u32, Enti
 
     let ids: BTreeSet<u32> = pairs.iter().map(|(identity, _)| *identity).collect();
     let identities: Vec<&Identity> = ids.iter().filter_map(|id| world.identities.get(id)).collect();
-    let by_identity = identity_matches(universe, world, &identities);
-    let entity_matchers: Vec<(u32, Entities)> = (0..)
+    let by_identity = identity_matches(universe, world, &identities, limit)?;
+    let entity_groups: Vec<(u32, Entities)> = universe
+        .matcher_groups
+        .iter()
         .zip(&universe.matchers)
-        .filter_map(|(index, matcher)| match matcher {
-            Matcher::Entity(entity) => Some((index, *entity)),
+        .filter_map(|(group, matcher)| match matcher {
+            Matcher::Entity(entity) => Some((*group, *entity)),
             _ => None,
         })
         .collect();
 
     let mut found = BTreeMap::new();
     for (id, entities) in pairs {
-        // Entities come first in the sorted list of matchers, so the indices stay sorted.
-        let by_entity = entity_matchers.iter().filter(|(_, entity)| entities.contains(*entity));
-        let mut indices: Vec<u32> = by_entity.map(|(index, _)| *index).collect();
+        let by_entity = entity_groups.iter().filter(|(_, entity)| entities.contains(*entity));
+        let mut groups: Vec<u32> = by_entity.map(|(group, _)| *group).collect();
         let mut named_ports = Vec::new();
         if let Some(known) = by_identity.get(&id) {
-            indices.extend(&known.matchers);
+            groups.extend(&known.groups);
             named_ports.clone_from(&known.named_ports);
         }
-        if !indices.is_empty() {
-            found.insert((id, entities), PeerMatches { matchers: indices, named_ports });
+        groups.sort_unstable();
+        groups.dedup();
+        // Names that no rule asks this pair for do not make it another class.
+        let asked =
+            |index: &u32| groups.iter().any(|group| universe.group_ports[*group as usize].contains(index));
+        named_ports.retain(|(index, _)| asked(index));
+        if !groups.is_empty() {
+            found.insert((id, entities), PeerMatches { groups, named_ports });
         }
     }
-    found
+    Some(found)
 }
 
 /// What a pair matches.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct PeerMatches {
-    pub(crate) matchers: Vec<u32>,
+    /// Groups of matchers, sorted.
+    pub(crate) groups: Vec<u32>,
+    /// (Index, number) of the declared named ports that rules of these groups use, sorted.
     pub(crate) named_ports: Vec<(u32, u16)>,
 }
 
@@ -57,12 +69,18 @@ fn identity_matches(
     universe: &Universe,
     world: &World,
     identities: &[&Identity],
-) -> HashMap<u32, PeerMatches> {
+    limit: usize,
+) -> Option<HashMap<u32, PeerMatches>> {
+    let mut matched = 0;
     let index = Index::new(universe, world, identities);
     let mut found: Vec<PeerMatches> = vec![PeerMatches::default(); identities.len()];
-    for (number, matcher) in (0..).zip(&universe.matchers) {
+    for (group, matcher) in universe.matcher_groups.iter().zip(&universe.matchers) {
         for place in index.matching(matcher).iter() {
-            found[place].matchers.push(number);
+            found[place].groups.push(*group);
+            matched += 1;
+        }
+        if matched > limit {
+            return None;
         }
     }
     for (number, named) in (0..).zip(&universe.named_ports) {
@@ -72,7 +90,7 @@ fn identity_matches(
             }
         }
     }
-    identities.iter().zip(found).map(|(identity, found)| (identity.id, found)).collect()
+    Some(identities.iter().zip(found).map(|(identity, found)| (identity.id, found)).collect())
 }
 
 /// A set of places in the list of identities.

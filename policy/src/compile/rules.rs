@@ -39,7 +39,7 @@ pub(crate) struct PlannedRule {
     pub(crate) anyone: bool,
     /// It refuses flows that the host's own sockets opened.
     pub(crate) node_flow: bool,
-    /// Indices into the universe's matchers and blocks.
+    /// Groups of the universe's matchers and blocks.
     pub(crate) matchers: Vec<u32>,
     pub(crate) blocks: Vec<u32>,
     /// `None` = every protocol and port.
@@ -71,18 +71,50 @@ pub(crate) fn plan<'a>(policies: impl Iterator<Item = &'a Policy>) -> (Universe,
     let (matchers, matcher_order) = terms.matchers.sorted();
     let (blocks, block_order) = terms.blocks.sorted();
     let (named_ports, port_order) = terms.named_ports.sorted();
-    for policy in planned.iter_mut().flatten() {
-        for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
-            renumber(&mut rule.matchers, &matcher_order);
-            renumber(&mut rule.blocks, &block_order);
-            for port in rule.ports.iter_mut().flatten() {
-                if let Ports::Peers(index) = &mut port.ports {
-                    *index = port_order[*index as usize];
-                }
+    let mut rules: Vec<&mut PlannedRule> = planned
+        .iter_mut()
+        .flatten()
+        .flat_map(|policy| policy.ingress.iter_mut().chain(&mut policy.egress).flatten())
+        .collect();
+    for rule in &mut rules {
+        renumber(&mut rule.matchers, &matcher_order);
+        renumber(&mut rule.blocks, &block_order);
+        for port in rule.ports.iter_mut().flatten() {
+            if let Ports::Peers(index) = &mut port.ports {
+                *index = port_order[*index as usize];
             }
         }
     }
-    (Universe { matchers, blocks, named_ports }, planned)
+
+    let matcher_groups = groups(matchers.len(), rules.iter().map(|rule| &rule.matchers));
+    let block_groups = groups(blocks.len(), rules.iter().map(|rule| &rule.blocks));
+    let count = matcher_groups.iter().max().map_or(0, |last| *last as usize + 1);
+    let mut group_ports = vec![Vec::new(); count];
+    for rule in &mut rules {
+        renumber(&mut rule.matchers, &matcher_groups);
+        renumber(&mut rule.blocks, &block_groups);
+        for port in rule.ports.iter().flatten() {
+            if let Ports::Peers(index) = port.ports {
+                rule.matchers.iter().for_each(|group| group_ports[*group as usize].push(index));
+            }
+        }
+    }
+    for ports in &mut group_ports {
+        ports.sort_unstable();
+        ports.dedup();
+    }
+    let universe = Universe { matchers, blocks, named_ports, matcher_groups, block_groups, group_ports };
+    (universe, planned)
+}
+
+/// Puts those of `count` terms together that exactly the same rules use. Groups are numbered by their first terms.
+fn groups<'a>(count: usize, rules: impl Iterator<Item = &'a Vec<u32>>) -> Vec<u32> {
+    let mut users: Vec<Vec<u32>> = vec![Vec::new(); count];
+    for (rule, terms) in (0..).zip(rules) {
+        terms.iter().for_each(|term| users[*term as usize].push(rule));
+    }
+    let mut numbers = Interner::default();
+    users.into_iter().map(|users| numbers.index(users)).collect()
 }
 
 fn renumber(indices: &mut Vec<u32>, order: &[u32]) {

@@ -1,5 +1,7 @@
 //! The compiled tables against the oracle, and what stays stable from one compilation to the next.
 
+mod limits;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +13,6 @@ use super::lookup::{CallOutcome, PacketOutcome, lookup_call, lookup_packet};
 use super::*;
 use crate::arbitrary::{self, Scenario};
 use crate::decide::{AllowedBy, Enforced, SyscallVerdict, Transport, Verdict, decide_packet, decide_syscall};
-use crate::model::{
-    Mode, NamespaceTarget, NetRule, Network, PolicyId, PortMatch, PortRef, Protocol, Rules, Target,
-};
-use crate::selector::Selector;
 
 fn input(scenario: &Scenario) -> Input<'_> {
     Input {
@@ -273,80 +271,4 @@ fn numbers(compiled: &Compiled) -> BTreeSet<ClassId> {
         .chain(compiled.services.values())
         .copied()
         .collect()
-}
-
-/// A scenario of one policy with so many deny rules, at ingress.
-fn with_denies(names: &[&str], denies: usize) -> Scenario {
-    let rules = Rules { allow: Vec::new(), deny: vec![NetRule::default(); denies] };
-    let network = Network { ingress: Some(rules), ..Network::default() };
-    let policy = |name: &&str| Policy {
-        id: PolicyId::namespaced("shop", *name),
-        uid: (*name).to_owned(),
-        generation: 1,
-        target: Target { namespaces: NamespaceTarget::One("shop".to_owned()), pods: Selector::default() },
-        containers: None,
-        mode: Mode::Enforce,
-        network: Some(network.clone()),
-        syscalls: None,
-    };
-    Scenario {
-        policies: names.iter().map(policy).collect(),
-        world: World::default(),
-        workloads: vec![Workload {
-            namespace: "shop".to_owned(),
-            name: "pod".to_owned(),
-            ..Workload::default()
-        }],
-        packets: Vec::new(),
-        calls: Vec::new(),
-    }
-}
-
-#[test]
-fn more_rules_than_can_be_numbered_are_an_error_that_names_the_policy() {
-    let fits = with_denies(&["a", "b"], 32_766);
-    assert_eq!(compile(&input(&fits), None).unwrap().net_sets[0].rules.len(), 65_534);
-    let error = compile(&input(&with_denies(&["a", "b"], 32_767)), None).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "shop/b: the policies that select workload shop/pod have more than 65535 network rules together"
-    );
-}
-
-#[test]
-fn two_policies_of_one_name_are_an_error_that_names_them() {
-    let error = compile(&input(&with_denies(&["a", "b", "a"], 1)), None).unwrap_err();
-    assert_eq!(error, CompileError::DuplicatePolicy { policy: PolicyId::namespaced("shop", "a") });
-}
-
-#[test]
-fn a_policy_that_selects_no_workload_adds_nothing() {
-    let mut scenario = with_denies(&["a"], 1);
-    scenario.workloads[0].namespace = "bank".to_owned();
-    let compiled = compile(&input(&scenario), None).unwrap();
-    assert_eq!(*compiled.universe, Universe::default());
-    assert!(compiled.net_sets.is_empty() && compiled.identity_class.is_empty());
-    assert_eq!(compiled.assignments, [Assignment::default()]);
-}
-
-#[test]
-fn workloads_with_the_same_policies_and_ports_share_a_set() {
-    let mut scenario = with_denies(&["a"], 1);
-    scenario.policies[0].network.as_mut().unwrap().ingress.as_mut().unwrap().allow.push(NetRule {
-        peers: None,
-        ports: Some(vec![PortMatch {
-            protocol: Protocol::Tcp,
-            port: Some(PortRef::Name("http".to_owned())),
-            end_port: None,
-        }]),
-    });
-    let mut with_port = scenario.workloads[0].clone();
-    with_port.named_ports.insert(("http".to_owned(), Protocol::Tcp), 80);
-    let mut with_another_port = with_port.clone();
-    with_another_port.named_ports.insert(("metrics".to_owned(), Protocol::Tcp), 9100);
-    scenario.workloads.extend([with_port, with_another_port]);
-    let compiled = compile(&input(&scenario), None).unwrap();
-    let sets: Vec<_> = compiled.assignments.iter().map(|assignment| assignment.net_set.unwrap()).collect();
-    assert_eq!(sets[1], sets[2], "no rule uses the other port");
-    assert_ne!(sets[0], sets[1]);
 }

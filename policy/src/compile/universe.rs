@@ -61,7 +61,10 @@ pub enum Matcher {
 }
 
 /// What the classes of one compilation are made of: everything that the policies selecting a workload of this node
-/// compare peers with. Each list is sorted and without repetition.
+/// compare peers with. The lists of matchers, blocks and names are sorted and without repetition.
+///
+/// Matchers (and likewise blocks) that exactly the same rules use are one group: no rule can tell apart which of them a
+/// peer matches, so classes are made of groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Universe {
     /// What identities and entities are compared with.
@@ -70,14 +73,20 @@ pub struct Universe {
     pub blocks: Vec<IpBlock>,
     /// The named ports that egress rules use. Two identities of one class resolve them alike.
     pub named_ports: Vec<(String, Protocol)>,
+    /// For each matcher its group.
+    pub matcher_groups: Vec<u32>,
+    /// For each block its group.
+    pub block_groups: Vec<u32>,
+    /// For each group of matchers the named ports (as indices) that its rules use at egress.
+    pub group_ports: Vec<Vec<u32>>,
 }
 
 /// What a class is known by from one compilation to the next, within one universe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ClassKey {
-    /// Indices of the matchers that match, and (index, number) of the named ports that are declared.
+    /// The groups of matchers that match, and (index, number) of the declared named ports that their rules use.
     Identity(Vec<u32>, Vec<(u32, u16)>),
-    /// Indices of the blocks that match.
+    /// The groups of blocks that match.
     Cidr(Vec<u32>),
     /// For each port the classes of the backends and their target ports.
     Service(Vec<ServicePortKey>),
