@@ -24,7 +24,6 @@ struct hf_addr {
 #define HF_WL_ANY_REJECT (1u << 8)		 /* some refusal may be Reject: look at connect */
 #define HF_WL_WHOLE_HOST (1u << 9)		 /* a whole host: its loopback is itself */
 #define HF_WL_CONTAINER (1u << 10)		 /* has a mount namespace of its own, which its runtime makes */
-#define HF_WL_PROBE (1u << 11)			 /* the agent's own: nobody in it is exempt */
 
 #define HF_NO_RULE 0xffff
 

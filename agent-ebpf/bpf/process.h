@@ -41,8 +41,6 @@ HF_INLINE int hf_is_exempt(const struct hf_workload *wl)
 	const struct hf_process *process;
 	__u32 from;
 
-	if (wl->flags & HF_WL_PROBE)
-		return 0;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (!process || process->state != HF_P_EXEMPT)
 		return 0;

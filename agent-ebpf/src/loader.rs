@@ -22,8 +22,6 @@ pub mod objects {
     pub static CGROUP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroup.o"));
     /// Which processes are inside their workload.
     pub static PROCESS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/process.o"));
-    /// System calls.
-    pub static SYSCALL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syscall.o"));
     /// System calls: attached by [`crate::hooks`] where a workload needs them.
     pub static SYSCALL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syscall.o"));
 }
@@ -175,8 +173,6 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
     }
     // Makes the maps; its programs are loaded one by one when they are needed.
     drop(load_object("syscall", objects::SYSCALL, places, &btf)?);
-    // Its maps only: which of its programs are of use is for [`crate::hooks`] to find out.
-    load_object("syscall", objects::SYSCALL, places, &btf)?;
     let maps = Maps::open(&places.pins())?;
     let path = places.pins().join("cgroup_events");
     let ring = MapData::from_pin(&path)

@@ -1,0 +1,214 @@
+//! Does a mechanism do what it is for? Found out by its effect: a program is attached that knows one cgroup only, made
+//! for the purpose, with maps of its own, and a child in that cgroup makes a call that they forbid.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::{Btf, EbpfLoader, Pod};
+use holdfast_policy::syscalls::hooks::Hook;
+
+use super::HookError;
+use super::object::{Object, Programs};
+use crate::abi::sys::bpf::{self, ProgramKind};
+use crate::abi::sys::child::{self, Attempt, Call};
+use crate::abi::{self, compare};
+use crate::loader::Places;
+use crate::mechanisms::{Mechanisms, State};
+
+const SET: u32 = 1;
+const WORKLOAD: u32 = 1;
+const DENY: u8 = 2;
+const KILL: u8 = 3;
+
+/// A cgroup, maps and programs that nobody else uses; gone when dropped.
+pub(super) struct Trial {
+    cgroup: Folder,
+    programs: Programs,
+    calls: HashMap<MapData, abi::SyscallKey, abi::Syscall>,
+    clauses: HashMap<MapData, abi::ClauseKey, abi::Clause>,
+}
+
+/// A directory, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make(path: PathBuf) -> Result<Self, HookError> {
+        match fs::create_dir(&path) {
+            // Of an earlier process of this number, which did not get to its end.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|source| HookError::Io { path: path.clone(), source })?,
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove what a probe was made in");
+        }
+    }
+}
+
+/// What a trial found.
+pub(super) enum Verdict {
+    Works,
+    No(String),
+}
+
+impl Trial {
+    /// Makes everything that a trial needs.
+    pub(super) fn prepare(places: &Places, bytes: &[u8], object: &Object, btf: &Btf) -> Result<Self, HookError> {
+        let name = format!("holdfast-probe-{}", std::process::id());
+        let pins = places.bpffs.join(&name);
+        let (programs, mut maps) = private_maps(&pins, bytes, object, btf)?;
+        let cgroup = Folder::make(places.cgroup_root.join(&name))?;
+        let id = fs::metadata(&cgroup.0).map_err(|source| HookError::Io { path: cgroup.0.clone(), source })?.ino();
+        let workload = abi::Workload { sys_set: SET, pod: 1, ..abi::Workload::default() };
+        typed::<u32, abi::Workload>(&mut maps, "workloads")?.insert(WORKLOAD, workload, 0).map_err(HookError::Trial)?;
+        typed::<u64, u32>(&mut maps, "cgroups")?.insert(id, WORKLOAD, 0).map_err(HookError::Trial)?;
+        let calls = typed(&mut maps, "syscalls")?;
+        let clauses = typed(&mut maps, "clauses")?;
+        Ok(Self { cgroup, programs, calls, clauses })
+    }
+
+    /// A refusal in the hook that mount(2) passes.
+    pub(super) fn hook(&mut self, kind: ProgramKind, target: Option<u32>) -> State {
+        let Some(target) = target else {
+            return State::Unavailable("the kernel has nothing of the kind to attach to".to_owned());
+        };
+        let rule = abi::Syscall { hooks: Mechanisms::bit(Hook::SbMount), clauses: 1, flags: 0 };
+        let refused = |attempt| attempt == Attempt::Returned(libc::EPERM);
+        state(self.tried("hf_sb_mount", kind, target, libc::SYS_mount, rule, DENY, child::mount_nothing, refused))
+    }
+
+    /// A signal at the entry of a call.
+    pub(super) fn sys_enter(&mut self, target: Option<u32>) -> State {
+        let Some(target) = target else {
+            return State::Unavailable("the kernel has no tracepoint there".to_owned());
+        };
+        let rule = abi::Syscall { hooks: 0, clauses: 1, flags: abi::SYSCALL_AT_ENTRY };
+        let killed = |attempt| attempt == Attempt::Killed(libc::SIGKILL);
+        let kind = ProgramKind::TracePoint;
+        state(self.tried("hf_sys_enter", kind, target, libc::SYS_getppid, rule, KILL, child::getppid, killed))
+    }
+
+    /// Makes the call without the program, and with it.
+    #[expect(clippy::too_many_arguments, reason = "what is tried, and how its effect is told")]
+    fn tried(
+        &mut self,
+        program: &str,
+        kind: ProgramKind,
+        target: u32,
+        nr: i64,
+        rule: abi::Syscall,
+        action: u8,
+        call: Call,
+        took_effect: impl Fn(Attempt) -> bool,
+    ) -> Result<Verdict, HookError> {
+        self.forbid(nr, rule, action)?;
+        if took_effect(self.attempt(call)?) {
+            return Err(HookError::AlreadyRefused);
+        }
+        let link = match self.attach(program, kind, target)? {
+            Ok(link) => link,
+            Err(no) => return Ok(Verdict::No(no)),
+        };
+        let seen = self.attempt(call)?;
+        drop(link);
+        Ok(if took_effect(seen) {
+            Verdict::Works
+        } else {
+            Verdict::No("programs load and attach, and are never called".to_owned())
+        })
+    }
+
+    fn attach(&self, program: &str, kind: ProgramKind, target: u32) -> Result<Result<OwnedFd, String>, HookError> {
+        let loaded = match self.programs.load(program, kind, target) {
+            Ok(loaded) => loaded,
+            Err(failure) if is_a_no(&failure.source) && failure.log.is_empty() => {
+                return Ok(Err(format!("the kernel does not load such programs: {}", failure.source)));
+            }
+            Err(source) => return Err(HookError::Load { program: program.to_owned(), source }),
+        };
+        match bpf::attach(loaded.as_fd()) {
+            Ok(link) => Ok(Ok(link)),
+            Err(error) if is_a_no(&error) => Ok(Err(format!("the kernel does not attach such programs: {error}"))),
+            Err(source) => Err(HookError::Attach { program: program.to_owned(), source }),
+        }
+    }
+
+    fn forbid(&mut self, nr: i64, rule: abi::Syscall, action: u8) -> Result<(), HookError> {
+        let nr = u32::try_from(nr).unwrap_or(u32::MAX);
+        let clause = abi::Clause {
+            action,
+            condition: [abi::Condition { accept: compare::ANY, ..abi::Condition::default() }; abi::ARGUMENTS],
+            ..abi::Clause::default()
+        };
+        let key = abi::ClauseKey { set: SET, abi: 0, nr, index: 0 };
+        self.clauses.insert(key, clause, 0).map_err(HookError::Trial)?;
+        self.calls.insert(abi::SyscallKey { set: SET, abi: 0, nr }, rule, 0).map_err(HookError::Trial)
+    }
+
+    fn attempt(&self, call: Call) -> Result<Attempt, HookError> {
+        let path = self.cgroup.0.join("cgroup.procs");
+        let procs = File::options().write(true).open(&path);
+        procs.and_then(|procs| child::attempt(procs, call)).map_err(|source| HookError::Io { path, source })
+    }
+}
+
+/// Creates small maps for the object, and links it to them.
+fn private_maps(
+    pins: &Path,
+    bytes: &[u8],
+    object: &Object,
+    btf: &Btf,
+) -> Result<(Programs, aya::Ebpf), HookError> {
+    let _folder = Folder::make(pins.to_owned())?;
+    let small = ["cgroups", "workloads", "counters", "helper_errors", "processes", "syscalls", "clauses"];
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf)).default_map_pin_directory(pins);
+    for name in small {
+        loader.map_max_entries(name, 16);
+    }
+    let maps = loader.load(bytes).map_err(|source| HookError::Maps(Box::new(source)));
+    let linked = maps.and_then(|maps| Ok((object.link(pins)?, maps)));
+    // The descriptors hold the maps from here on.
+    for entry in fs::read_dir(pins).map_err(|source| HookError::Io { path: pins.to_owned(), source })?.flatten() {
+        let path = entry.path();
+        fs::remove_file(&path).map_err(|source| HookError::Io { path, source })?;
+    }
+    linked
+}
+
+fn typed<K: Pod, V: Pod>(
+    maps: &mut aya::Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, HookError> {
+    match maps.take_map(name) {
+        Some(Map::HashMap(data)) => HashMap::try_from(Map::HashMap(data)).map_err(HookError::Trial),
+        _ => Err(HookError::Trial(MapError::InvalidName { name: name.to_owned() })),
+    }
+}
+
+/// Errors that say that there is no such mechanism, or not for us; all others are errors.
+fn is_a_no(error: &io::Error) -> bool {
+    /// Inside the kernel only, and let out by some versions of it (include/linux/errno.h).
+    const ENOTSUPP: i32 = 524;
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOENT | libc::EBUSY | ENOTSUPP)
+    )
+}
+
+fn state(found: Result<Verdict, HookError>) -> State {
+    match found {
+        Ok(Verdict::Works) => State::Available,
+        Ok(Verdict::No(why)) => State::Unavailable(why),
+        Err(error) => State::Error(error.to_string()),
+    }
+}
