@@ -327,7 +327,7 @@ impl Vm {
         anyhow!(
             "the guest with kernel {} {what}\n-- console:\n{}\n-- output:\n{}",
             self.kernel,
-            tail(&read_text(&ports.join("console")), 40),
+            tail(&read_text(&ports.join("console")), 100),
             tail(&read_text(&ports.join("output")), 40),
         )
     }
