@@ -1,5 +1,6 @@
 //! `holdfast-agent`: the node agent's commands.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -173,7 +174,7 @@ fn act(command: Command) -> Result<ExitCode> {
 
 fn run_agent(args: RunArgs) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     if args.log_format == Format::Json { log.json().init() } else { log.with_target(false).init() }
     let node_name = match args.node_name {
         Some(name) => name,
