@@ -111,7 +111,9 @@ pub(crate) fn plan<'a>(policies: impl Iterator<Item = &'a Policy>) -> (Universe,
 fn groups<'a>(count: usize, rules: impl Iterator<Item = &'a Vec<u32>>) -> Vec<u32> {
     let mut users: Vec<Vec<u32>> = vec![Vec::new(); count];
     for (rule, terms) in (0..).zip(rules) {
-        terms.iter().for_each(|term| users[*term as usize].push(rule));
+        for term in terms {
+            users[*term as usize].push(rule);
+        }
     }
     let mut numbers = Interner::default();
     users.into_iter().map(|users| numbers.index(users)).collect()

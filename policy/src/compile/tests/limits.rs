@@ -84,9 +84,9 @@ fn workloads_with_the_same_policies_and_ports_share_a_set() {
 }
 
 /// For each of the address blocks an egress rule, on the ports.
-fn with_blocks(blocks: impl Iterator<Item = IpBlock>, ports: Option<Vec<PortMatch>>) -> Scenario {
+fn with_blocks(blocks: impl Iterator<Item = IpBlock>, ports: Option<&[PortMatch]>) -> Scenario {
     let mut scenario = with_denies(&["a", "b"], 1);
-    let rule = |block| NetRule { peers: Some(vec![Peer::IpBlock(block)]), ports: ports.clone() };
+    let rule = |block| NetRule { peers: Some(vec![Peer::IpBlock(block)]), ports: ports.map(<[_]>::to_vec) };
     let rules = Rules { allow: blocks.map(rule).collect(), deny: Vec::new() };
     scenario.policies[0].network.as_mut().unwrap().egress = Some(rules);
     scenario
@@ -144,7 +144,7 @@ fn rows_beyond_all_bounds_are_an_error_that_names_the_policy() {
     let ports =
         |port, end_port| Some(vec![PortMatch { protocol: Protocol::Tcp, port: Some(port), end_port }]);
     let block = |n: u32| IpBlock { cidr: host(2 * n), except: Vec::new() };
-    let mut scenario = with_blocks((0..5000).map(block), ports(PortRef::Number(1), Some(65534)));
+    let mut scenario = with_blocks((0..5000).map(block), ports(PortRef::Number(1), Some(65534)).as_deref());
     let rule = NetRule { peers: None, ports: ports(PortRef::Name("http".to_owned()), None) };
     scenario.policies[1].network.as_mut().unwrap().ingress.as_mut().unwrap().allow.push(rule);
     let pod = scenario.workloads[0].clone();
