@@ -137,7 +137,7 @@ fn the_compiled_tables_answer_what_the_oracle_answers() {
         "calls refused",
         "calls audited",
     ] {
-        assert!(met.get(kind).is_some_and(|count| *count >= 300), "{kind} is met too seldom: {met:?}");
+        assert!(met.get(kind).is_some_and(|count| *count >= 100), "{kind} is met too seldom: {met:?}");
     }
 }
 
@@ -258,6 +258,7 @@ fn a_continued_compilation_is_a_fresh_one_with_stable_numbers() {
         panic!("{error}");
     }
     let met = met.into_inner();
+    eprintln!("{met:#?}");
     for kind in ["same universe", "same set", "another universe"] {
         assert!(met.get(kind).is_some_and(|count| *count >= 50), "{kind} is met too seldom: {met:?}");
     }
