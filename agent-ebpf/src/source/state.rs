@@ -129,7 +129,7 @@ impl StateDir {
     fn replace<T: Serialize>(&self, path: &Path, name: &str, records: &[Arc<T>]) -> io::Result<()> {
         let mut checksum = Checksum::default();
         for record in records {
-            serde_json::to_writer(&mut checksum, record)?;
+            serde_json::to_writer(&mut checksum, &**record)?;
             checksum.write_all(b"\n")?;
         }
         let header = Header { holdfast: LAYOUT, records: records.len(), checksum: checksum.text() };
@@ -140,7 +140,7 @@ impl StateDir {
         serde_json::to_writer(&mut out, &header)?;
         out.write_all(b"\n")?;
         for record in records {
-            serde_json::to_writer(&mut out, record)?;
+            serde_json::to_writer(&mut out, &**record)?;
             out.write_all(b"\n")?;
         }
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
