@@ -6,7 +6,9 @@
 
 pub mod builds;
 pub mod controlplane;
+pub mod operator;
 pub mod process;
+pub mod scenario;
 pub mod tools;
 pub mod vm;
 pub mod wait;

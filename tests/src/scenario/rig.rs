@@ -1,0 +1,465 @@
+//! A node with the agent's engine on it, in this very process: facts in, real kernel programs and maps, and what the
+//! agent would report and count out.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use holdfast_agent::{
+    cgroups::Tree,
+    enforcers::Hooks,
+    engine::{Applied, Engine, counts::Subject, report::RuleReport},
+    facts::Facts,
+    loader::{self, Places},
+};
+use holdfast_crds::{convert, document};
+use holdfast_policy::model::{Policy, World};
+
+use super::{
+    node::{Family, Node, at},
+    process::Inside,
+    protocol::{Answer, Arrival, Op},
+};
+
+/// How long nothing must come before it counts as silence, on a machine of the usual speed.
+const SILENCE: Duration = Duration::from_millis(250);
+/// How long something that must come may take, on a machine of the usual speed.
+const ANSWER: Duration = Duration::from_secs(4);
+
+/// The node and the engine.
+pub struct Rig {
+    /// The node.
+    pub node: Node,
+    /// The engine.
+    pub engine: Engine,
+    /// What the last change came to.
+    pub applied: Applied,
+    /// The facts of the node, as a scenario changed them; the policies are [`Rig::policies`].
+    pub facts: Facts,
+    /// How many times slower than usual this machine is.
+    pub patience: u32,
+    policies: Vec<Policy>,
+    words: u32,
+    elders: Elders,
+}
+
+/// Connections made before the kernel programs were there.
+pub struct Elders {
+    /// A TCP connection of `front` to `api`, port 9000.
+    pub front_to_api: u64,
+    /// A TCP connection of `db` to `front`, port 9000.
+    pub db_to_front: u64,
+}
+
+/// Denials and would-have denials by what they count for.
+pub type Counted = BTreeMap<Subject, u64>;
+
+impl Rig {
+    /// Loads the kernel programs, pinned in the BPF file system at `places`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new(node: Node, places: &Places, patience: u32) -> Result<Self> {
+        let elder = |from: &str, to: &str| -> Result<u64> {
+            let to = at(node.address(to, Family::V4)?, 9000);
+            let wait_ms = u64::try_from((ANSWER * patience).as_millis())?;
+            let open = Op::TcpOpen { to, from: None, mapped: false, wait_ms };
+            Ok(node.place(from)?.inside.open(open)?.0)
+        };
+        let elders = Elders { front_to_api: elder("front", "api")?, db_to_front: elder("db", "front")? };
+        let kernel = loader::load(places).context("loading the kernel programs")?;
+        let hooks = Hooks::probe(places, &kernel.btf).context("probing the kernel")?;
+        let engine = Engine::adopt(kernel.maps, hooks, node.netns("node")?.number()?)?;
+        let facts = node.facts.clone();
+        let mut rig = Self {
+            node,
+            engine,
+            applied: Applied::default(),
+            facts,
+            patience,
+            policies: Vec::new(),
+            words: 0,
+            elders,
+        };
+        rig.apply()?;
+        Ok(rig)
+    }
+
+    /// The connections that are older than the kernel programs.
+    #[must_use]
+    pub fn elders(&self) -> &Elders {
+        &self.elders
+    }
+
+    /// As it was at first: no policies, the node's own facts.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn reset(&mut self) -> Result<()> {
+        self.facts = self.node.facts.clone();
+        self.policies.clear();
+        self.apply()
+    }
+
+    /// Puts these policies in force, and no others: (`namespace/name` or `cluster/name`, spec in YAML).
+    ///
+    /// # Errors
+    /// When one is not valid, or the kernel refuses.
+    pub fn enforce(&mut self, policies: &[(&str, &str)]) -> Result<()> {
+        self.policies = policies.iter().map(|(id, spec)| policy(id, spec)).collect::<Result<_>>()?;
+        self.apply()
+    }
+
+    /// Puts these policies in force, and no others.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enforce_all(&mut self, policies: Vec<Policy>) -> Result<()> {
+        self.policies = policies;
+        self.apply()
+    }
+
+    /// Changes what is known of the network.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn change_world(&mut self, change: impl FnOnce(&mut World)) -> Result<()> {
+        change(Arc::make_mut(&mut self.facts.world));
+        self.apply()
+    }
+
+    /// Brings the kernel to the facts.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or a policy is not in force afterwards.
+    pub fn apply(&mut self) -> Result<()> {
+        self.facts.policies = Arc::new(self.policies.clone());
+        let tree = Tree::walk(self.node.top.root())?;
+        self.applied = self.engine.apply(&self.facts, &tree.all())?;
+        for report in &self.applied.policies {
+            if let Some(failure) = &report.failure {
+                bail!("{} is not in force: {failure}", report.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The report's row of a rule.
+    ///
+    /// # Errors
+    /// When the policy or the rule is not reported.
+    pub fn report(&self, policy: &str, rule: &str) -> Result<&RuleReport> {
+        let report = self
+            .applied
+            .policies
+            .iter()
+            .find(|report| report.id.to_string() == policy)
+            .with_context(|| format!("{policy} is not reported"))?;
+        let known = || report.rules.iter().map(|row| row.rule.as_str()).collect::<Vec<_>>();
+        report
+            .rules
+            .iter()
+            .find(|row| row.rule == rule)
+            .with_context(|| format!("{policy} has no rule {rule} in its report, only {:?}", known()))
+    }
+
+    /// That a rule is reported as this, asked and given.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn reports(&self, policy: &str, rule: &str, asked: &str, given: &str) -> Result<()> {
+        let row = self.report(policy, rule)?;
+        ensure!(
+            row.asked == asked && row.given == given,
+            "{policy} {rule} is reported as asked {}, given {} and not as {asked}, {given}",
+            row.asked,
+            row.given
+        );
+        Ok(())
+    }
+
+    /// All counts by now.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counts(&mut self) -> Result<Counted> {
+        Ok(self.engine.counts()?.totals().clone())
+    }
+
+    /// What was counted since.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counted_since(&mut self, before: &Counted) -> Result<Counted> {
+        let now = self.counts()?;
+        Ok(now
+            .into_iter()
+            .filter_map(|(subject, count)| {
+                let more = count - before.get(&subject).copied().unwrap_or_default();
+                (more > 0).then_some((subject, more))
+            })
+            .collect())
+    }
+
+    /// The process in a place.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn inside(&self, name: &str) -> Result<&Inside> {
+        Ok(&self.node.place(name)?.inside)
+    }
+
+    /// An address and port of a place.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn at(&self, name: &str, family: Family, port: u16) -> Result<SocketAddr> {
+        Ok(at(self.node.address(name, family)?, port))
+    }
+
+    /// A word that nobody has said before.
+    pub fn word(&mut self) -> String {
+        self.words += 1;
+        format!("word-{}", self.words)
+    }
+
+    /// How long something that should come may take, in milliseconds.
+    #[must_use]
+    pub fn answer_ms(&self) -> u64 {
+        u64::try_from((ANSWER * self.patience).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long nothing must come, in milliseconds.
+    #[must_use]
+    pub fn silence_ms(&self) -> u64 {
+        u64::try_from((SILENCE * self.patience).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Who serves at an address: the place whose process records what arrives there.
+    fn server_of(&self, address: IpAddr) -> Option<&'static str> {
+        let own = |names: &[&'static str]| {
+            names.iter().copied().find(|name| {
+                self.node.places.get(name).is_some_and(|place| place.addresses.contains(&address))
+            })
+        };
+        own(&["front", "api", "db", "batch", "node"]).or_else(|| {
+            let services = self.node.facts.world.services.contains_key(&address);
+            Some(if services { "api" } else { "outside" })
+        })
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Errors
+    /// When it fails, or does not hold in the time that an answer may take.
+    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        let began = Instant::now();
+        while !condition(self)? {
+            ensure!(began.elapsed() < ANSWER * self.patience, "still not so: {what}");
+            std::thread::sleep(crate::process::POLL);
+        }
+        Ok(())
+    }
+}
+
+/// A policy of (`namespace/name` or `cluster/name`, spec in YAML), read as the agent reads files.
+///
+/// # Errors
+/// When it is not valid.
+pub fn policy(id: &str, spec: &str) -> Result<Policy> {
+    let (namespace, name) = id.split_once('/').with_context(|| format!("{id} is not namespace/name"))?;
+    let (kind, metadata) = if namespace == "cluster" {
+        ("ClusterWorkloadPolicy", format!("{{name: {name}, uid: uid-{name}, generation: 1}}"))
+    } else {
+        ("WorkloadPolicy", format!("{{name: {name}, namespace: {namespace}, uid: uid-{name}, generation: 1}}"))
+    };
+    let spec = spec.trim();
+    let text = format!("apiVersion: holdfast.dev/v1alpha1\nkind: {kind}\nmetadata: {metadata}\nspec: {spec}\n");
+    let parsed = document::parse(id, text.as_bytes());
+    if let Some(error) = parsed.errors.first() {
+        bail!("{error}");
+    }
+    let object = parsed.documents.into_iter().next().context("no document")?.object;
+    let policy = match &object {
+        document::Object::WorkloadPolicy(object) => convert::workload_policy(object),
+        document::Object::ClusterWorkloadPolicy(object) => convert::cluster_workload_policy(object),
+        other => bail!("{} is no policy", other.key()),
+    };
+    policy.map_err(|errors| anyhow::anyhow!("{id}: {errors:?}"))
+}
+
+/// How somebody is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// TCP: a connection, a word and its echo.
+    Tcp,
+    /// The same from an AF_INET6 socket to an IPv4-mapped address.
+    TcpMapped,
+    /// UDP from a socket with a peer.
+    Udp,
+    /// UDP from a socket without one.
+    UdpUnconnected,
+    /// UDP from a socket that asks for errors.
+    UdpRecvErr,
+}
+
+/// One attempt: who calls whom, how.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// The place that calls.
+    pub from: &'static str,
+    /// The address it binds, where it is not left to the kernel.
+    pub source: Option<SocketAddr>,
+    /// Whom.
+    pub to: SocketAddr,
+    /// How.
+    pub call: Call,
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the caller saw.
+    pub seen: Answer,
+    /// What arrived.
+    pub arrived: Vec<Arrival>,
+    /// What was counted.
+    pub counted: Counted,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Rig {
+    /// Makes an attempt. `quick` waits only as long as silence takes.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn attempt(&mut self, attempt: Attempt, quick: bool) -> Result<Outcome> {
+        let wait_ms = if quick { self.silence_ms() } else { self.answer_ms() };
+        let word = self.word();
+        let server = self.server_of(attempt.to.ip()).context("nobody serves there")?;
+        self.inside(server)?.arrivals()?;
+        let before = self.counts()?;
+        let began = Instant::now();
+        let inside = self.inside(attempt.from)?;
+        let opened = match attempt.call {
+            Call::Tcp | Call::TcpMapped => inside.act(Op::TcpOpen {
+                to: attempt.to,
+                from: attempt.source,
+                mapped: attempt.call == Call::TcpMapped,
+                wait_ms,
+            })?,
+            Call::Udp | Call::UdpUnconnected | Call::UdpRecvErr => {
+                let any = if attempt.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let at = attempt.source.map_or_else(|| any.parse(), Ok)?;
+                let connect = (attempt.call == Call::Udp).then_some(attempt.to);
+                inside.act(Op::UdpOpen { at, connect, recverr: attempt.call == Call::UdpRecvErr })?
+            }
+        };
+        let seen = match (opened, attempt.call) {
+            (Answer::Socket { socket, .. }, call) => {
+                let said = match call {
+                    Call::Tcp | Call::TcpMapped => inside.act(Op::TcpSay { socket, word: word.clone(), wait_ms })?,
+                    _ => {
+                        let to = (call != Call::Udp).then_some(attempt.to);
+                        inside.act(Op::UdpSay { socket, to, word: word.clone(), padding: 0, wait_ms })?
+                    }
+                };
+                inside.act(Op::Close { socket })?;
+                said
+            }
+            (other, _) => other,
+        };
+        let took = began.elapsed();
+        let mut arrived = self.inside(server)?.arrivals()?;
+        arrived.retain(|arrival| arrival.port == attempt.to.port() && (arrival.word == word || arrival.word.is_empty()));
+        Ok(Outcome { seen, arrived, counted: self.counted_since(&before)?, took })
+    }
+
+    /// That the attempt gets through: the echo comes, the word arrived, and nothing was refused.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn allowed(&mut self, attempt: Attempt) -> Result<()> {
+        let outcome = self.attempt(attempt, false)?;
+        let arrived = outcome.arrived.iter().any(|arrival| !arrival.word.is_empty());
+        ensure!(
+            outcome.seen == Answer::Echo && arrived && outcome.counted.is_empty(),
+            "should be allowed: {attempt:?}\n  {outcome:?}"
+        );
+        Ok(())
+    }
+
+    /// That the attempt gets through, and is counted as what this rule would have refused.
+    ///
+    /// # Errors
+    /// When it does not, or is not.
+    pub fn audited(&mut self, attempt: Attempt, policy: &str, rule: &str) -> Result<()> {
+        let outcome = self.attempt(attempt, false)?;
+        let arrived = outcome.arrived.iter().any(|arrival| !arrival.word.is_empty());
+        ensure!(
+            outcome.seen == Answer::Echo && arrived && only(&outcome.counted, policy, rule, "Audit") > 0,
+            "should pass and be counted for {policy} {rule}: {attempt:?}\n  {outcome:?}"
+        );
+        self.reports(policy, rule, "Audit", "Audit")
+    }
+
+    /// That nothing of the attempt arrives, that its caller hears nothing, and that just this rule has counted it.
+    ///
+    /// # Errors
+    /// When it is otherwise.
+    pub fn dropped(&mut self, attempt: Attempt, policy: &str, rule: &str) -> Result<()> {
+        let outcome = self.attempt(attempt, true)?;
+        let count = only(&outcome.counted, policy, rule, "Drop");
+        // TCP tries again after a second; a datagram is sent once.
+        let most = match attempt.call {
+            Call::Tcp | Call::TcpMapped => 1 + outcome.took.as_millis() / 900,
+            _ => 1,
+        };
+        // A sender that asks for errors may be told of congestion, and of nothing else.
+        let told = attempt.call == Call::UdpRecvErr && outcome.seen == Answer::Errno(nix::libc::ENOBUFS);
+        ensure!(
+            (outcome.seen == Answer::Silence || told)
+                && outcome.arrived.is_empty()
+                && count >= 1
+                && u128::from(count) <= most,
+            "should be dropped by {policy} {rule}: {attempt:?}\n  {outcome:?}"
+        );
+        self.reports(policy, rule, "Deny", "Deny")
+    }
+
+    /// That the attempt is refused to its caller's face, that nothing arrives, and that just this rule has counted it.
+    ///
+    /// # Errors
+    /// When it is otherwise.
+    pub fn rejected(&mut self, attempt: Attempt, policy: &str, rule: &str) -> Result<()> {
+        let outcome = self.attempt(attempt, true)?;
+        ensure!(
+            outcome.seen == Answer::Errno(nix::libc::EPERM)
+                && outcome.arrived.is_empty()
+                && only(&outcome.counted, policy, rule, "Reject") == 1,
+            "should be rejected by {policy} {rule}: {attempt:?}\n  {outcome:?}"
+        );
+        self.reports(policy, rule, "Deny", "Deny")
+    }
+}
+
+/// The count for this rule, or 0 where something else was counted too.
+#[must_use]
+pub fn only(counted: &Counted, policy: &str, rule: &str, given: &str) -> u64 {
+    match counted.iter().next() {
+        Some((subject, count))
+            if counted.len() == 1
+                && subject.policy == policy
+                && subject.rule == rule
+                && subject.given == given =>
+        {
+            *count
+        }
+        _ => 0,
+    }
+}

@@ -1,0 +1,124 @@
+//! Runs scenarios one after the other on one node, and says what came of each.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use holdfast_agent::loader::Places;
+use nix::sched::{CloneFlags, unshare};
+use serde::{Deserialize, Serialize};
+
+use super::{network, node::Node, rig::Rig};
+
+/// A scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// What it shows, as a sentence.
+    pub name: &'static str,
+    /// Shows it.
+    pub run: fn(&mut Rig) -> Result<()>,
+}
+
+/// All scenarios of the rig, in order.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    network::all()
+}
+
+/// What came of a scenario.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its name.
+    pub name: String,
+    /// Why it failed; absent when it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long it took.
+    pub milliseconds: u64,
+}
+
+/// What to run, and how.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Only scenarios whose name holds this.
+    pub filter: Option<String>,
+    /// The agent's program, for the scenarios of the whole agent.
+    pub agent: Option<PathBuf>,
+    /// Where the verdicts go as JSON.
+    pub json: Option<PathBuf>,
+    /// How many times slower than usual this machine is.
+    pub patience: u32,
+}
+
+/// Runs what is asked for. Returns the verdicts; prints a line for each and a summary.
+///
+/// # Errors
+/// When the node cannot be made or the verdicts cannot be written; a scenario that fails is none.
+pub fn run(options: &Options) -> Result<Vec<Verdict>> {
+    ensure!(rustix::process::geteuid().is_root(), "scenarios make cgroups and namespaces: run them as root");
+    let chosen: Vec<Scenario> = all()
+        .into_iter()
+        .filter(|scenario| options.filter.as_ref().is_none_or(|filter| scenario.name.contains(filter.as_str())))
+        .collect();
+    // Whatever becomes of this process, its BPF file system, and with it every program it attached, goes with it.
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).context("making the mount namespace private")?;
+    let folder = tempfile::tempdir()?;
+    let began = Instant::now();
+    let node = Node::new().context("making the node")?;
+    let places = Places { bpffs: folder.path().join("bpf"), cgroup_root: node.top.root().to_owned() };
+    let mut rig = Rig::new(node, &places, options.patience.max(1))?;
+    println!("the node is made: {} ms", began.elapsed().as_millis());
+    let mut verdicts = Vec::new();
+    for scenario in chosen {
+        verdicts.push(one(&mut rig, scenario));
+    }
+    drop(rig);
+    let _ = rustix::mount::unmount(&places.bpffs, rustix::mount::UnmountFlags::DETACH);
+    let failed = verdicts.iter().filter(|verdict| verdict.error.is_some()).count();
+    println!("{} passed, {failed} failed, in {:.1} s", verdicts.len() - failed, began.elapsed().as_secs_f64());
+    if let Some(path) = &options.json {
+        write(path, &verdicts)?;
+    }
+    Ok(verdicts)
+}
+
+fn one(rig: &mut Rig, scenario: Scenario) -> Verdict {
+    let began = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        rig.reset()?;
+        (scenario.run)(rig)
+    }))
+    .unwrap_or_else(|_| Err(anyhow!("it panicked")));
+    let took = began.elapsed();
+    let error = outcome.err().map(|error| format!("{error:#}"));
+    match &error {
+        None => println!("pass  {}  ({} ms)", scenario.name, took.as_millis()),
+        Some(error) => println!("FAIL  {}  ({} ms)\n      {error}", scenario.name, took.as_millis()),
+    }
+    Verdict { name: scenario.name.to_owned(), error, milliseconds: millis(took) }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn write(path: &Path, verdicts: &[Verdict]) -> Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(verdicts)?).with_context(|| path.display().to_string())
+}
+
+/// Names that two scenarios have.
+#[must_use]
+pub fn twice() -> Vec<&'static str> {
+    let mut seen = BTreeMap::new();
+    for scenario in all() {
+        *seen.entry(scenario.name).or_insert(0) += 1;
+    }
+    seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
+}
