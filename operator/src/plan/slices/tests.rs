@@ -153,7 +153,7 @@ fn a_slice_never_passes_its_size_and_an_entry_that_grew_moves() {
         assert!(book.set_address(address(n), vec![], None, Some(&large(&format!("n{n}"), 20_000)), now));
     }
     server.settle(&mut book);
-    assert_eq!(server.slices.len(), 3);
+    assert_eq!(server.slices.len(), 2, "three and two");
     for slice in server.slices.values() {
         assert!(serde_json::to_vec(&slice.content).unwrap().len() <= MAX_BYTES);
     }
