@@ -70,13 +70,16 @@ fn kernel_6_12_boots_without_bpf_in_lsm() -> Result<()> {
 }
 
 #[test]
-fn a_static_program_runs_in_a_guest_and_its_exit_code_and_large_results_come_back() {
+fn the_static_programs_run_in_a_guest_and_an_exit_code_and_large_results_come_back() {
     let built = builds::static_binaries().unwrap();
     let outcome = Vm::new(Kernel::Debian6_1)
         .file("/usr/bin/scenarios", built.scenarios)
         .unwrap()
+        .file("/usr/bin/holdfast-agent", built.agent)
+        .unwrap()
         .run(
-            "scenarios
+            "scenarios | head -n 1
+             holdfast-agent --version
              mkdir /results/deep
              head -c 3000000 /dev/urandom >/results/deep/noise
              sha256sum </results/deep/noise >/results/sum
@@ -85,7 +88,8 @@ fn a_static_program_runs_in_a_guest_and_its_exit_code_and_large_results_come_bac
         )
         .unwrap();
     assert_eq!(outcome.exit_code, 7);
-    assert!(outcome.output.starts_with("holdfast scenarios "), "{}", outcome.output);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(outcome.output, format!("holdfast scenarios {version}\nholdfast-agent {version}\n"));
     let noise = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&noise, &outcome.results["deep/noise"]).unwrap();
     assert_eq!(outcome.results["deep/noise"].len(), 3_000_000);
