@@ -164,7 +164,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
     let text = match text(file, bytes) {
         Ok(text) => text,
         Err(error) => {
-            parsed.errors.push(error);
+            parsed.errors.push(*error);
             return parsed;
         }
     };
@@ -186,16 +186,16 @@ pub fn parse(file: &str, bytes: &[u8]) -> Parsed {
 }
 
 /// The text of a file that is not too large and is UTF-8.
-fn text<'bytes>(file: &str, bytes: &'bytes [u8]) -> Result<&'bytes str, DocumentError> {
+fn text<'bytes>(file: &str, bytes: &'bytes [u8]) -> Result<&'bytes str, Box<DocumentError>> {
     if bytes.len() > MAX_FILE {
-        return Err(file_error(file, None, format!("is larger than {MAX_FILE} bytes")));
+        return Err(Box::new(file_error(file, None, format!("is larger than {MAX_FILE} bytes"))));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
             let problem = format!("is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1);
-            Err(file_error(file, Some(line), problem))
+            Err(Box::new(file_error(file, Some(line), problem)))
         }
     }
 }

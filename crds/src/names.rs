@@ -14,6 +14,8 @@ pub(crate) const DNS_LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 pub(crate) const DNS_SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A named port: letters and digits, at least one letter, single hyphens between them; with at most 15 characters.
 pub(crate) const PORT_NAME: &str = r"^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$";
+/// A quantity of a resource, not negative, such as `50m` or `64Mi`.
+pub(crate) const QUANTITY: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$";
 
 /// Whether this is a label's key.
 pub(crate) fn is_label_key(key: &str) -> bool {

@@ -217,6 +217,20 @@ pub(crate) fn image_digest(_: &mut SchemaGenerator) -> Schema {
     string("^sha256:[0-9a-f]{64}$", 71)
 }
 
+/// Quantities by the name of a resource.
+pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "x-kubernetes-int-or-string": true,
+            "minimum": 0,
+            "pattern": names::QUANTITY,
+            "maxLength": 32,
+        },
+    })
+}
+
 /// The labels that a node must have.
 pub(crate) fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

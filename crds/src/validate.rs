@@ -1,7 +1,8 @@
 //! The judgement of the API server about an object, without one: the CRD's own schema, walked, and its rules.
 //!
 //! As there: nulls are taken away, defaults filled in, unknown fields are errors, and the rules are asked only where the
-//! schema found nothing.
+//! schema found nothing. In one thing this is stricter: the API server drops an entry of a map whose value is null, so
+//! that a selector `{app: null}` becomes one that matches everything; here it is an error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;

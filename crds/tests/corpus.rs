@@ -15,7 +15,7 @@ fn corpus() -> std::path::PathBuf {
 }
 
 fn parsed(case: &Case) -> Parsed {
-    parse(&case.path.file_name().unwrap().to_string_lossy(), &case.bytes)
+    parse(&case.path.display().to_string(), &case.bytes)
 }
 
 #[test]
@@ -58,4 +58,50 @@ fn every_other_document_is_refused_by_one_error_that_says_what_is_wrong() {
         }
         assert!(wrong.is_empty(), "{wrong}");
     }
+}
+
+#[test]
+fn documents_with_damaged_bytes_are_read_or_refused_and_never_crash_the_parser() {
+    const MARKS: &[u8] = b"{}[]:,&*!|>'\"%@`#-?<\n\t \0\xff~";
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut choose = |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % limit.max(1) as u64).unwrap()
+    };
+    let mut originals = cases(&corpus(), "valid");
+    originals.extend(cases(&corpus(), "malformed"));
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..4000 {
+        let mut bytes = originals[choose(originals.len())].bytes.clone();
+        for _ in 0..=choose(4) {
+            let at = choose(bytes.len());
+            match choose(4) {
+                0 => bytes[at] = MARKS[choose(MARKS.len())],
+                1 => bytes.truncate(at.max(1)),
+                2 => {
+                    bytes.remove(at);
+                }
+                _ => {
+                    let piece = bytes[at..(at + choose(60)).min(bytes.len())].to_vec();
+                    let to = choose(bytes.len());
+                    bytes.splice(to..to, piece);
+                }
+            }
+            if bytes.is_empty() {
+                bytes.push(b'a');
+            }
+        }
+        let parsed = parse("f.yaml", &bytes);
+        for error in &parsed.errors {
+            assert!(error.to_string().starts_with("f.yaml"));
+        }
+        if parsed.errors.is_empty() {
+            read += 1;
+        } else {
+            refused += 1;
+        }
+    }
+    assert!(read > 100 && refused > 1000, "{read} read, {refused} refused");
 }

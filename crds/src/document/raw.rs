@@ -25,7 +25,7 @@ pub struct Raw {
 pub fn read(file: &str, bytes: &[u8]) -> (Vec<Raw>, Vec<DocumentError>) {
     let text = match text(file, bytes) {
         Ok(text) => text,
-        Err(error) => return (Vec::new(), vec![error]),
+        Err(error) => return (Vec::new(), vec![*error]),
     };
     let (mut documents, mut errors) = (Vec::new(), Vec::new());
     let mut index = 1;
