@@ -135,11 +135,10 @@ struct hf_flow_key {
 };
 struct hf_flow {
 	struct hf_decision decision;
-	__u32 pad;
 	__u64 seen_ns;
 	__u8 direction;
 	__u8 flags;
-	__u8 pad2[6];
+	__u8 pad[6];
 };
 
 /* Flows that this node's own sockets opened to its pods. */

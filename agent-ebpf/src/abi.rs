@@ -288,6 +288,64 @@ mirrors! {
         /// What was done: see [`given`].
         given: u8,
     }
+    /// What was decided for a flow.
+    Decision = "hf_decision" {
+        /// Of the workload, then.
+        gen_: u32,
+        /// Of the node, then.
+        epoch: u32,
+        /// Rule that refuses.
+        rule: u16,
+        /// Rule that would refuse.
+        would_rule: u16,
+        /// `HF_D_*`.
+        flags: u8,
+        /// Zero.
+        pad: [u8; 3],
+    }
+    /// A flow without a connection.
+    FlowKey = "hf_flow_key" {
+        /// Pod number.
+        pod: u32,
+        /// Peer.
+        peer: Addr,
+        /// Port of the peer.
+        peer_port: u16,
+        /// Port of the workload.
+        local_port: u16,
+        /// As in the header.
+        proto: u8,
+        /// Zero.
+        pad: [u8; 3],
+    }
+    /// What is known of it.
+    Flow = "hf_flow" {
+        /// The verdict.
+        decision: Decision,
+        /// Last packet, in nanoseconds of CLOCK_MONOTONIC.
+        seen_ns: u64,
+        /// Who opened it: 0 the peer, 1 the workload.
+        direction: u8,
+        /// `HF_F_*`.
+        flags: u8,
+        /// Zero.
+        pad: [u8; 6],
+    }
+    /// A flow that this node opened to a pod of its own.
+    NodeFlowKey = "hf_node_flow_key" {
+        /// Source.
+        from: Addr,
+        /// Destination.
+        to: Addr,
+        /// Source port.
+        from_port: u16,
+        /// Destination port.
+        to_port: u16,
+        /// As in the header.
+        proto: u8,
+        /// Zero.
+        pad: [u8; 3],
+    }
     /// Which helper of which program failed.
     ErrorKey = "hf_error_key" {
         /// `enum hf_program`.

@@ -184,7 +184,10 @@ impl Engine {
         .map_err(|error| {
             let message = error.to_string();
             match error {
-                CompileError::TooManyRules { policy, .. } | CompileError::DuplicatePolicy { policy } => (policy, message),
+                CompileError::TooManyRules { policy, .. }
+                | CompileError::TooManyPeers { policy, .. }
+                | CompileError::TooManyRows { policy, .. }
+                | CompileError::DuplicatePolicy { policy } => (policy, message),
                 CompileError::TooManyClasses => (PolicyId::cluster("*"), message),
             }
         })?;
@@ -286,6 +289,15 @@ impl Engine {
         wrong += repair(&mut maps.addresses, &real.addresses, &want.addresses)?;
         wrong += repair(&mut maps.workloads, &real.workloads, &want.workloads)?;
         Ok(wrong)
+    }
+
+    /// Removes one counter from the kernel's map, without settling it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn forget_counter(&mut self, key: &abi::CounterKey) -> Result<(), EngineError> {
+        Ok(self.maps.forget_counter(key)?)
     }
 
     /// Denials and would-have denials since the agent started counting.

@@ -181,6 +181,26 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
     Ok(Kernel { maps, cgroup_events: ring, btf })
 }
 
+/// Makes and pins the maps, and attaches nothing: for tests that run programs by themselves.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn maps_only(places: &Places) -> Result<Maps, LoadError> {
+    mount_bpffs(&places.bpffs)?;
+    fs::create_dir_all(places.links()).map_err(|source| LoadError::Io { path: places.links(), source })?;
+    let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+    for (name, bytes) in [
+        ("cgroup", objects::CGROUP),
+        ("process", objects::PROCESS),
+        ("net", objects::NET),
+        ("syscall", objects::SYSCALL),
+    ] {
+        drop(load_object(name, bytes, places, &btf)?);
+    }
+    Ok(Maps::open(&places.pins())?)
+}
+
 fn open(path: &Path) -> Result<fs::File, LoadError> {
     fs::File::open(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
 }
