@@ -1,6 +1,6 @@
 # `make help` lists the targets. Each does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-unit test-controlplane test-vm fmt check generate
+.PHONY: help setup build test test-unit test-controlplane test-vm test-node fmt check generate
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,10 +19,13 @@ test-unit: setup ## run the tests that need no kernel and no control plane
 	cargo test -p holdfast-tests --lib
 
 test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
-	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus
+	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test operator
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
 	cargo test -p holdfast-tests --no-fail-fast --test vm
+
+test-node: setup ## run the tests on this machine's own kernel (needs root)
+	cargo test -p holdfast-tests --no-fail-fast --test kernel_oracle
 
 fmt: ## format the sources
 	cargo fmt --all
