@@ -2,10 +2,15 @@
 
 use super::suite::Scenario;
 
+mod flows;
+mod packets;
 mod peers;
+mod places;
+mod ports;
+mod verdicts;
 
 /// All of them.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [peers::ALL].concat()
+    [peers::ALL, ports::ALL, verdicts::ALL, flows::ALL, places::ALL, packets::ALL].concat()
 }

@@ -109,8 +109,8 @@ impl Rig {
     ///
     /// # Errors
     /// When one is not valid, or the kernel refuses.
-    pub fn enforce(&mut self, policies: &[(&str, &str)]) -> Result<()> {
-        self.policies = policies.iter().map(|(id, spec)| policy(id, spec)).collect::<Result<_>>()?;
+    pub fn enforce<S: AsRef<str>>(&mut self, policies: &[(&str, S)]) -> Result<()> {
+        self.policies = policies.iter().map(|(id, spec)| policy(id, spec.as_ref())).collect::<Result<_>>()?;
         self.apply()
     }
 
@@ -240,7 +240,10 @@ impl Rig {
     }
 
     /// Who serves at an address: the place whose process records what arrives there.
-    fn server_of(&self, address: IpAddr) -> Option<&'static str> {
+    fn server_of(&self, caller: &'static str, address: IpAddr) -> Option<&'static str> {
+        if address.is_loopback() {
+            return Some(if self.node.places.get(caller)?.netns == "node" { "node" } else { caller });
+        }
         let own = |names: &[&'static str]| {
             names.iter().copied().find(|name| {
                 self.node.places.get(name).is_some_and(|place| place.addresses.contains(&address))
@@ -320,6 +323,32 @@ pub struct Attempt {
     pub call: Call,
 }
 
+impl Attempt {
+    /// The same from this address.
+    #[must_use]
+    pub fn bound(self, source: SocketAddr) -> Self {
+        Self { source: Some(source), ..self }
+    }
+}
+
+/// Over TCP.
+#[must_use]
+pub fn tcp(from: &'static str, to: SocketAddr) -> Attempt {
+    Attempt { from, source: None, to, call: Call::Tcp }
+}
+
+/// Over UDP, from a socket that has a peer.
+#[must_use]
+pub fn udp(from: &'static str, to: SocketAddr) -> Attempt {
+    Attempt { from, source: None, to, call: Call::Udp }
+}
+
+/// The spec of a policy for the workloads with this label `app`.
+#[must_use]
+pub fn network(app: &str, rules: &str) -> String {
+    format!("{{selector: {{matchLabels: {{app: {app}}}}}, network: {rules}}}")
+}
+
 /// What came of an attempt.
 #[derive(Debug)]
 pub struct Outcome {
@@ -341,7 +370,7 @@ impl Rig {
     pub fn attempt(&mut self, attempt: Attempt, quick: bool) -> Result<Outcome> {
         let wait_ms = if quick { self.silence_ms() } else { self.answer_ms() };
         let word = self.word();
-        let server = self.server_of(attempt.to.ip()).context("nobody serves there")?;
+        let server = self.server_of(attempt.from, attempt.to.ip()).context("nobody serves there")?;
         self.inside(server)?.arrivals()?;
         let before = self.counts()?;
         let began = Instant::now();

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
-use socket2::Socket;
+use socket2::{Socket, Type};
 
 use crate::process::POLL;
 
@@ -94,7 +94,10 @@ impl Worker {
             }
             Op::UdpHear { socket, word, wait_ms } => datagram::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms)),
             Op::Close { socket } => {
-                lock(&self.sockets).remove(&socket);
+                let closed = lock(&self.sockets).remove(&socket);
+                if let Some(socket) = closed.filter(|socket| socket.r#type().is_ok_and(|kind| kind == Type::STREAM)) {
+                    stream::close(&socket)?;
+                }
                 Ok(Answer::Done)
             }
             Op::Ping { to, wait_ms } => raw::ping(to, millis(wait_ms)),

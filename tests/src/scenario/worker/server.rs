@@ -55,7 +55,7 @@ impl Worker {
                 lock(&arrivals).push(Arrival { tcp: true, port, peer, word: String::new() });
                 let connection = Arc::new(connection);
                 lock(&accepted).entry(port).or_default().push(Arc::clone(&connection));
-                let arrivals = Arc::clone(&arrivals);
+                let (arrivals, accepted) = (Arc::clone(&arrivals), Arc::clone(&accepted));
                 thread::spawn(move || {
                     let mut bytes = [0; 2048];
                     while let Ok(length @ 1..) = (&*connection).read(&mut bytes) {
@@ -64,6 +64,10 @@ impl Worker {
                         if (&*connection).write_all(&bytes[..length]).is_err() {
                             break;
                         }
+                    }
+                    // Closed at once, so that the other side sees the end.
+                    if let Some(open) = lock(&accepted).get_mut(&port) {
+                        open.retain(|other| !Arc::ptr_eq(other, &connection));
                     }
                 });
             }

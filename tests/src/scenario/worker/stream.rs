@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,9 @@ use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Answer, Worker, timed_out};
+
+/// How long the other side may take to end a connection too.
+const PARTING: Duration = Duration::from_millis(500);
 
 impl Worker {
     pub(super) fn tcp_open(
@@ -29,7 +32,6 @@ impl Worker {
         }
         match socket.connect_timeout(&to.into(), wait) {
             Ok(()) => self.keep(socket),
-            // The connection stays half open: what happens later is seen too.
             Err(error) if error.raw_os_error().is_none() && timed_out(&error) => Ok(Answer::Silence),
             Err(error) => Err(error.into()),
         }
@@ -70,4 +72,23 @@ pub(super) fn hear(socket: &Socket, word: &str, wait: Duration) -> Result<Answer
             return Ok(Answer::Echo);
         }
     }
+}
+
+/// Ends a connection so that nothing of it is left to be sent later, when another policy may be in force.
+pub(super) fn close(socket: &Socket) -> Result<()> {
+    let mut stream = socket;
+    socket.set_read_timeout(Some(PARTING))?;
+    let mut bytes = [0; 2048];
+    let ended = socket.shutdown(Shutdown::Write).is_ok()
+        && loop {
+            match stream.read(&mut bytes) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        };
+    if !ended {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    Ok(())
 }
