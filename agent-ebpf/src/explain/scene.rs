@@ -1,0 +1,459 @@
+//! The cluster that the files describe: policies, workloads, Services and namespaces, as far as they say.
+//!
+//! Besides Holdfast's own kinds these are what `kubectl get -o yaml` prints of pods, of what makes pods (one workload
+//! for each template), of Services, namespaces and nodes. What has no address in the files is given one of `0.0.0.0/8`,
+//! which nothing else has.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use holdfast_crds::document::{self, Document, DocumentError, MAX_FILE, Object, Raw};
+use holdfast_crds::{ExternalWorkload, GROUP, convert};
+use holdfast_policy::model::{
+    AddressFacts, Backends, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Policy,
+    Protocol, Service, Workload, World, canonical,
+};
+use holdfast_policy::selector::Labels;
+use holdfast_policy::validate::is_per_pod_label;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::de::DeserializeOwned;
+
+use crate::source::api::pods;
+
+/// The kinds that are read.
+const KINDS: [&str; 15] = [
+    "WorkloadPolicy",
+    "ClusterWorkloadPolicy",
+    "ExternalWorkload",
+    "NodeAgent",
+    "Pod",
+    "Deployment",
+    "ReplicaSet",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicationController",
+    "Job",
+    "CronJob",
+    "Service",
+    "Namespace",
+    "Node",
+];
+
+/// What the files describe.
+#[derive(Debug, Default)]
+pub(super) struct Scene {
+    pub(super) policies: Vec<Policy>,
+    pub(super) world: World,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) services: Vec<Front>,
+}
+
+/// A workload.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    /// The kind of the object that states it.
+    pub(super) kind: &'static str,
+    pub(super) workload: Workload,
+    pub(super) containers: Vec<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The address was made up.
+    pub(super) invented: bool,
+    /// Whether this is one running thing, and no template of many.
+    pub(super) single: bool,
+    /// Whether a Service sends to it.
+    ready: bool,
+}
+
+/// A Service.
+#[derive(Debug, Clone)]
+pub(super) struct Front {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// None for a headless one.
+    pub(super) addresses: Vec<IpAddr>,
+    /// For each port, where it leads: index of the subject and its port.
+    pub(super) ports: BTreeMap<(Protocol, u16), Vec<(usize, u16)>>,
+}
+
+/// Objects as they were read.
+#[derive(Default)]
+struct Objects {
+    documents: Vec<Document>,
+    subjects: Vec<Subject>,
+    services: Vec<core::Service>,
+    namespaces: BTreeMap<String, Labels>,
+    nodes: Vec<IpAddr>,
+    /// Kind, namespace and name -> where it stands.
+    seen: BTreeMap<(String, String, String), String>,
+    errors: Vec<DocumentError>,
+}
+
+impl Scene {
+    /// Reads the files; `-` is `stdin`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub(super) fn read(
+        files: &[PathBuf],
+        mut stdin: impl Read,
+        own_namespace: &str,
+    ) -> Result<Self, Vec<DocumentError>> {
+        let mut objects = Objects::default();
+        for file in files {
+            let name = file.display().to_string();
+            let bytes = if file == Path::new("-") {
+                contents(&mut stdin)
+            } else {
+                std::fs::File::open(file).and_then(contents)
+            };
+            match bytes {
+                Ok(bytes) => objects.read(&name, &bytes),
+                Err(error) => objects.errors.push(DocumentError {
+                    file: name,
+                    document: None,
+                    line: None,
+                    object: None,
+                    field: String::new(),
+                    problem: format!("cannot be read: {error}"),
+                }),
+            }
+        }
+        if objects.errors.is_empty() { Ok(objects.scene(own_namespace)) } else { Err(objects.errors) }
+    }
+}
+
+fn contents(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    from.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Objects {
+    fn read(&mut self, file: &str, bytes: &[u8]) {
+        let (documents, errors) = document::read(file, bytes);
+        self.errors.extend(errors);
+        for raw in documents {
+            match raw.items() {
+                Some(items) => items.into_iter().for_each(|item| self.take(item)),
+                None => self.take(raw),
+            }
+        }
+    }
+
+    fn take(&mut self, raw: Raw) {
+        let text = |field: &str| raw.value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
+        let taken = match (version.as_str(), kind.as_str()) {
+            (version, _) if version.split('/').next() == Some(GROUP) => match raw.clone().judge() {
+                Ok(document) => {
+                    let key = document.object.key();
+                    self.documents.push(document);
+                    Ok((key.namespace.unwrap_or_default(), key.name))
+                }
+                Err(errors) => {
+                    self.errors.extend(errors);
+                    return;
+                }
+            },
+            ("v1", "Pod") => typed(&raw).map(|object: core::Pod| self.pod(&object)),
+            ("v1", "Service") => typed(&raw).map(|object: core::Service| {
+                let name = named(&object.metadata);
+                self.services.push(object);
+                name
+            }),
+            ("v1", "Namespace") => typed(&raw).map(|object: core::Namespace| {
+                let name = object.metadata.name.unwrap_or_default();
+                self.namespaces.insert(name.clone(), object.metadata.labels.unwrap_or_default());
+                (String::new(), name)
+            }),
+            ("v1", "Node") => typed(&raw).map(|object: core::Node| self.node(object)),
+            ("v1", "ReplicationController") => typed(&raw).map(|object: core::ReplicationController| {
+                let template = object.spec.and_then(|spec| spec.template);
+                self.template("ReplicationController", &object.metadata, template)
+            }),
+            ("apps/v1", "Deployment") => typed(&raw).map(|object: apps::Deployment| {
+                self.template("Deployment", &object.metadata, Some(object.spec.template))
+            }),
+            ("apps/v1", "ReplicaSet") => typed(&raw).map(|object: apps::ReplicaSet| {
+                self.template("ReplicaSet", &object.metadata, object.spec.template)
+            }),
+            ("apps/v1", "StatefulSet") => typed(&raw).map(|object: apps::StatefulSet| {
+                self.template("StatefulSet", &object.metadata, Some(object.spec.template))
+            }),
+            ("apps/v1", "DaemonSet") => typed(&raw).map(|object: apps::DaemonSet| {
+                self.template("DaemonSet", &object.metadata, Some(object.spec.template))
+            }),
+            ("batch/v1", "Job") => typed(&raw).map(|object: batch::Job| {
+                let template = object.spec.map(|spec| spec.template);
+                self.template("Job", &object.metadata, template)
+            }),
+            ("batch/v1", "CronJob") => typed(&raw).map(|object: batch::CronJob| {
+                let template = object.spec.job_template.spec.map(|spec| spec.template);
+                self.template("CronJob", &object.metadata, template)
+            }),
+            _ => Err(raw.error("kind", format!("{version:?} {kind:?} is none of {}", KINDS.join(", ")))),
+        };
+        match taken {
+            Ok((namespace, name)) => {
+                let place = format!("document {} of {}", raw.index, raw.file);
+                if let Some(first) = self.seen.insert((kind, namespace, name), place) {
+                    self.errors.push(raw.error("metadata.name", format!("is the name of {first} already")));
+                }
+            }
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    fn pod(&mut self, object: &core::Pod) -> (String, String) {
+        let (namespace, name) = named(&object.metadata);
+        let mut pod = pods::pod(object);
+        pod.namespace.clone_from(&namespace);
+        let status = object.status.as_ref();
+        let finished =
+            matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let unready = status.and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
+            conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status != "True")
+        });
+        if finished {
+            // Its address may be another's by now.
+            pod.addresses.clear();
+        }
+        let kind = "Pod";
+        self.subjects.push(Subject {
+            kind,
+            containers: pod.containers.iter().map(|container| container.name.clone()).collect(),
+            addresses: pod.addresses.clone(),
+            invented: false,
+            single: true,
+            ready: !finished && !unready,
+            workload: workload(pod, kind),
+        });
+        (namespace, name)
+    }
+
+    fn template(
+        &mut self,
+        kind: &'static str,
+        metadata: &ObjectMeta,
+        template: Option<core::PodTemplateSpec>,
+    ) -> (String, String) {
+        let (namespace, name) = named(metadata);
+        let Some(template) = template else { return (namespace, name) };
+        let labels = template.metadata.and_then(|metadata| metadata.labels);
+        let object = core::Pod {
+            metadata: ObjectMeta {
+                namespace: Some(namespace.clone()),
+                name: Some(name.clone()),
+                labels,
+                ..ObjectMeta::default()
+            },
+            spec: template.spec,
+            status: None,
+        };
+        let mut pod = pods::pod(&object);
+        pod.owner = Some(Owner { kind: kind.to_owned(), name: name.clone() });
+        self.subjects.push(Subject {
+            kind,
+            containers: pod.containers.iter().map(|container| container.name.clone()).collect(),
+            addresses: Vec::new(),
+            invented: false,
+            single: false,
+            ready: true,
+            workload: workload(pod, kind),
+        });
+        (namespace, name)
+    }
+
+    fn node(&mut self, object: core::Node) -> (String, String) {
+        let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
+        self.nodes
+            .extend(addresses.iter().filter_map(|address| Some(canonical(address.address.parse().ok()?))));
+        (String::new(), object.metadata.name.unwrap_or_default())
+    }
+
+    fn scene(self, own_namespace: &str) -> Scene {
+        let mut scene = Scene::default();
+        scene.world.own_namespace = Some(own_namespace.to_owned());
+        scene.world.namespaces = self.namespaces;
+        scene.subjects = self.subjects;
+        for document in self.documents {
+            match document.object {
+                Object::WorkloadPolicy(object) => scene.policies.extend(convert::workload_policy(&object)),
+                Object::ClusterWorkloadPolicy(object) => {
+                    scene.policies.extend(convert::cluster_workload_policy(&object));
+                }
+                Object::ExternalWorkload(object) => scene.subjects.push(external(&object)),
+                // It has no say in this.
+                Object::NodeAgent(_) => {}
+            }
+        }
+        let mut next = 0_u32;
+        let mut invent = || {
+            next += 1;
+            IpAddr::from(Ipv4Addr::from(next))
+        };
+        let mut identities: BTreeMap<(String, Option<String>, Labels, NamedPorts), u32> = BTreeMap::new();
+        for subject in &mut scene.subjects {
+            if subject.addresses.is_empty() {
+                subject.addresses.push(invent());
+                subject.invented = true;
+            }
+            let facts = facts(subject, &mut identities);
+            for address in &subject.addresses {
+                scene.world.addresses.insert(*address, facts);
+            }
+        }
+        for ((namespace, service_account, labels, named_ports), id) in identities {
+            let identity = Identity { id, namespace, service_account, labels, named_ports };
+            scene.world.identities.insert(id, identity);
+        }
+        for address in self.nodes {
+            scene.world.addresses.entry(address).or_default().entities |= Entities::HOST | Entities::CLUSTER;
+        }
+        for service in &self.services {
+            let front = front(service, &scene.subjects, &mut invent);
+            let known = service.spec.as_ref().is_some_and(|spec| spec.selector.is_some());
+            for address in &front.addresses {
+                scene
+                    .world
+                    .services
+                    .insert(*address, virtual_service(&front, *address, known, &scene.subjects));
+            }
+            scene.services.push(front);
+        }
+        scene
+    }
+}
+
+fn typed<T: DeserializeOwned>(raw: &Raw) -> Result<T, DocumentError> {
+    let object = serde_path_to_error::deserialize(&raw.value);
+    if raw.value.pointer("/metadata/name").is_none() {
+        return Err(raw.error("metadata.name", "is missing"));
+    }
+    object.map_err(|error| raw.error(&error.path().to_string(), error.inner().to_string()))
+}
+
+fn named(metadata: &ObjectMeta) -> (String, String) {
+    let namespace = metadata.namespace.clone().unwrap_or_else(|| convert::DEFAULT_NAMESPACE.to_owned());
+    (namespace, metadata.name.clone().unwrap_or_default())
+}
+
+fn workload(pod: crate::facts::Pod, kind: &str) -> Workload {
+    Workload {
+        owner: pod.owner.or_else(|| Some(Owner { kind: kind.to_owned(), name: pod.name.clone() })),
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+        container: None,
+        labels: pod.labels,
+        service_account: pod.service_account,
+        named_ports: pod.named_ports,
+        net: if pod.host_network { NetScope::HostPart } else { NetScope::Own },
+    }
+}
+
+fn external(object: &ExternalWorkload) -> Subject {
+    Subject {
+        kind: "ExternalWorkload",
+        workload: convert::external_workload(object),
+        containers: Vec::new(),
+        addresses: convert::external_addresses(object),
+        invented: false,
+        single: true,
+        ready: false,
+    }
+}
+
+/// What peers know of a workload's addresses.
+fn facts(
+    subject: &Subject,
+    identities: &mut BTreeMap<(String, Option<String>, Labels, NamedPorts), u32>,
+) -> AddressFacts {
+    let workload = &subject.workload;
+    let is_pod = subject.kind != "ExternalWorkload";
+    if is_pod && workload.net != NetScope::Own {
+        return AddressFacts { identity: None, entities: Entities::HOST | Entities::CLUSTER };
+    }
+    let labels = workload.labels.iter().filter(|(key, _)| !is_per_pod_label(key));
+    let distinct = (
+        workload.namespace.clone(),
+        workload.service_account.clone(),
+        labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        workload.named_ports.clone(),
+    );
+    let next = FIRST_IDENTITY + u32::try_from(identities.len()).unwrap_or(u32::MAX / 2);
+    let identity = *identities.entry(distinct).or_insert(next);
+    let entities = if is_pod { Entities::CLUSTER } else { Entities::NONE };
+    AddressFacts { identity: Some(identity), entities }
+}
+
+fn front(service: &core::Service, subjects: &[Subject], invent: &mut impl FnMut() -> IpAddr) -> Front {
+    let (namespace, name) = named(&service.metadata);
+    let spec = service.spec.clone().unwrap_or_default();
+    let stated: Vec<&String> = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).collect();
+    let headless =
+        spec.type_.as_deref() == Some("ExternalName") || stated.iter().any(|address| *address == "None");
+    let mut addresses: Vec<IpAddr> =
+        stated.iter().filter_map(|address| Some(canonical(address.parse().ok()?))).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() && !headless {
+        addresses.push(invent());
+    }
+    let mut behind: Vec<(usize, &Subject)> = subjects
+        .iter()
+        .enumerate()
+        .filter(|(_, subject)| {
+            subject.ready
+                && subject.workload.namespace == namespace
+                && spec.selector.as_ref().is_some_and(|selector| {
+                    selector.iter().all(|(key, value)| subject.workload.labels.get(key) == Some(value))
+                })
+        })
+        .collect();
+    if behind.iter().any(|(_, subject)| subject.single) {
+        behind.retain(|(_, subject)| subject.single);
+    }
+    let mut ports = BTreeMap::new();
+    for port in spec.ports.iter().flatten() {
+        let protocol = match port.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some(_) => continue,
+        };
+        let Ok(number) = u16::try_from(port.port) else { continue };
+        let target = |subject: &Subject| match &port.target_port {
+            None => Some(number),
+            Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
+            Some(IntOrString::String(name)) => {
+                subject.workload.named_ports.get(&(name.clone(), protocol)).copied()
+            }
+        };
+        let targets = behind.iter().filter_map(|(index, subject)| Some((*index, target(subject)?)));
+        ports.insert((protocol, number), targets.collect());
+    }
+    Front { namespace, name, addresses, ports }
+}
+
+fn virtual_service(front: &Front, address: IpAddr, complete: bool, subjects: &[Subject]) -> Service {
+    let backends = |targets: &Vec<(usize, u16)>| {
+        let of = |(index, port): &(usize, u16)| {
+            let addresses =
+                subjects.get(*index).map(|subject| subject.addresses.as_slice()).unwrap_or_default();
+            let same = addresses.iter().find(|backend| backend.is_ipv4() == address.is_ipv4());
+            same.or(addresses.first()).map(|backend| (*backend, *port))
+        };
+        Backends { ready: targets.iter().filter_map(of).collect(), complete }
+    };
+    Service {
+        namespace: front.namespace.clone(),
+        name: front.name.clone(),
+        ports: front.ports.iter().map(|(port, targets)| (*port, backends(targets))).collect(),
+    }
+}
