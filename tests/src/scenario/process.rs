@@ -59,7 +59,15 @@ impl Inside {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, cgroup: &Path, netns: &Path) -> Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
+        Self::start_by(Path::new("/proc/self/exe"), name, cgroup, netns)
+    }
+
+    /// Starts one by another program that knows `enter` and `work`: for callers that do not, such as tests.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_by(program: &Path, name: &str, cgroup: &Path, netns: &Path) -> Result<Self> {
+        let mut child = Command::new(program)
             .arg("enter")
             .args([cgroup, netns])
             .arg("work")
