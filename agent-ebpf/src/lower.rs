@@ -215,7 +215,9 @@ fn number_of<K: Clone + Eq + std::hash::Hash>(known: &mut HashMap<K, u32>, key: 
 }
 
 fn addresses(input: &Input<'_>, numbers: &mut Numbers, tables: &mut Tables) {
-    for (address, facts) in &input.world.addresses {
+    for address in input.world.addresses.keys() {
+        // Not the entry itself: an address without entities counts as World.
+        let facts = input.world.facts(*address);
         let row = abi::Address {
             identity: facts.identity.unwrap_or(0),
             flags: u32::from(facts.entities.bits()),
