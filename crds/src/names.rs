@@ -1,6 +1,7 @@
 //! The forms of names, as Kubernetes has them, for patterns in schemas and for rules.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use regex::Regex;
 
@@ -17,9 +18,21 @@ pub(crate) const PORT_NAME: &str = r"^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z
 /// A quantity of a resource, not negative, such as `50m` or `64Mi`.
 pub(crate) const QUANTITY: &str = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$";
 
+/// The pattern, ready for use. Each is prepared once, as that takes long and much memory. `None`: it is no pattern.
+pub(crate) fn prepared(pattern: &str) -> Option<Regex> {
+    static PREPARED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+    let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = prepared.get(pattern) {
+        return Some(known.clone());
+    }
+    let regex = Regex::new(pattern).ok()?;
+    prepared.insert(pattern.to_owned(), regex.clone());
+    Some(regex)
+}
+
 /// Whether this is a label's key.
 pub(crate) fn is_label_key(key: &str) -> bool {
-    static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(LABEL_KEY).ok());
+    static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| prepared(LABEL_KEY));
     PATTERN.as_ref().is_some_and(|pattern| pattern.is_match(key))
 }
 

@@ -21,18 +21,20 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
         crate::WorkloadPolicy::crd(),
     ]
     .into_iter()
-    .map(|crd| {
-        let mut value = serde_json::to_value(crd)?;
-        if let Some(versions) = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
-            for version in versions {
-                if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
-                    finish(schema);
-                }
+    .map(finished)
+    .collect()
+}
+
+fn finished(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut value = serde_json::to_value(crd)?;
+    if let Some(versions) = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
+        for version in versions {
+            if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
+                finish(schema);
             }
         }
-        serde_json::from_value(value)
-    })
-    .collect()
+    }
+    serde_json::from_value(value)
 }
 
 /// The generated files: name and text of each.
@@ -48,10 +50,16 @@ pub fn files() -> Result<Vec<(String, String)>, serde_json::Error> {
     crds()?.into_iter().map(file).collect()
 }
 
-/// The structural schema of one kind, as JSON.
+/// The structural schema of a kind that users write, as JSON.
 pub(crate) fn of_kind(kind: &str) -> Option<Value> {
-    let crd = crds().ok()?.into_iter().find(|crd| crd.spec.names.kind == kind)?;
-    let schema = crd.spec.versions.into_iter().next()?.schema?.open_api_v3_schema?;
+    let crd = match kind {
+        "WorkloadPolicy" => crate::WorkloadPolicy::crd(),
+        "ClusterWorkloadPolicy" => crate::ClusterWorkloadPolicy::crd(),
+        "ExternalWorkload" => crate::ExternalWorkload::crd(),
+        "NodeAgent" => crate::NodeAgent::crd(),
+        _ => return None,
+    };
+    let schema = finished(crd).ok()?.spec.versions.into_iter().next()?.schema?.open_api_v3_schema?;
     serde_json::to_value(schema).ok()
 }
 

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::rules::{self, Rule};
-use crate::{path, schema};
+use crate::{names, path, schema};
 
 mod metadata;
 
@@ -145,7 +145,7 @@ impl NumberLimits {
 impl TextLimits {
     /// Text of at least one character that matches a pattern.
     fn of(pattern: &str, max: usize) -> Self {
-        Self { pattern: Regex::new(pattern).ok(), min: 1, max, choices: Vec::new() }
+        Self { pattern: names::prepared(pattern), min: 1, max, choices: Vec::new() }
     }
 
     /// As [`TextLimits::check`], but the empty text is good too.
@@ -156,7 +156,7 @@ impl TextLimits {
     fn new(schema: &Value) -> Self {
         let pattern = schema.get("pattern").and_then(Value::as_str);
         Self {
-            pattern: pattern.and_then(|pattern| Regex::new(pattern).ok()),
+            pattern: pattern.and_then(names::prepared),
             min: size(schema, "minLength", 0),
             max: size(schema, "maxLength", usize::MAX),
             choices: texts(schema, "enum"),
