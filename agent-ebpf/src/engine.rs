@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_policy::compile::{self, Compiled};
 use holdfast_policy::error::CompileError;
-use holdfast_policy::model::{Policy, PolicyId};
+use holdfast_policy::model::{AddressFacts, Entities, Policy, PolicyId};
 use tracing::{debug, warn};
 
 use crate::abi;
@@ -131,6 +131,7 @@ impl Engine {
     pub fn apply(&mut self, facts: &Facts, cgroups: &[Cgroup]) -> Result<Applied, EngineError> {
         let placements = workloads::place(facts, cgroups);
         let local = workloads::local_addresses(facts);
+        let facts = &with_local(facts, &local);
         let mut policies: Vec<Policy> = facts.policies.iter().cloned().collect();
         let mut failures: BTreeMap<PolicyId, String> = BTreeMap::new();
         let (compiled, lowered) = loop {
@@ -312,6 +313,19 @@ impl Engine {
         }
         Ok(&self.counts)
     }
+}
+
+/// The facts, with the addresses of this node's pods that the operator has not published yet: in the cluster, of nobody
+/// known.
+fn with_local(facts: &Facts, local: &[(std::net::IpAddr, String)]) -> Facts {
+    let mut facts = facts.clone();
+    let unpublished: Vec<_> =
+        local.iter().map(|(address, _)| *address).filter(|address| !facts.world.addresses.contains_key(address)).collect();
+    if !unpublished.is_empty() {
+        let cluster = AddressFacts { identity: None, entities: Entities::CLUSTER };
+        Arc::make_mut(&mut facts.world).addresses.extend(unpublished.into_iter().map(|address| (address, cluster)));
+    }
+    facts
 }
 
 /// The tables of this machine's kernel.
