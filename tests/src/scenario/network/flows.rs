@@ -144,7 +144,7 @@ fn revoked_udp(rig: &mut Rig) -> Result<()> {
     let (to, wait_ms, silence) = (rig.at("api", V6, 9000)?, rig.answer_ms(), rig.silence_ms());
     let at = rig.at("front", V6, 0)?;
     let (socket, _) = rig.inside("front")?.open(Op::UdpOpen { at, connect: Some(to), recverr: false })?;
-    let mut attempt = |rig: &mut Rig, wait_ms| -> Result<Answer> {
+    let attempt = |rig: &mut Rig, wait_ms| -> Result<Answer> {
         let word = rig.word();
         rig.inside("front")?.act(Op::UdpSay { socket, to: None, word, padding: 0, wait_ms })
     };

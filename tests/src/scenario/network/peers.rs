@@ -30,6 +30,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "the entity World at ingress lets strangers in and pods not", run: world_ingress },
     Scenario { name: "the entity KubeApiserver is the API server's address alone", run: api_server },
     Scenario { name: "a pod's address that nobody knows any more is World", run: forgotten },
+    Scenario { name: "a pod of this node is in the cluster before its address is published", run: unpublished },
     Scenario { name: "a cluster policy concerns the namespaces that it selects", run: cluster_policy },
     Scenario { name: "both ends must allow", run: both_ends },
 ];
@@ -245,7 +246,7 @@ fn api_server(rig: &mut Rig) -> Result<()> {
 fn forgotten(rig: &mut Rig) -> Result<()> {
     let rules = "{egress: {allow: [{to: [{podSelector: {}, namespaceSelector: {}}]}]}}";
     rig.enforce(&[("shop/forgotten", network("front", rules))])?;
-    let to = rig.at("db", V4, 8080)?;
+    let to = at(REMOTE[0], 8080);
     rig.allowed(tcp("front", to))?;
     rig.change_world(|world| {
         world.addresses.remove(&to.ip());
@@ -253,6 +254,17 @@ fn forgotten(rig: &mut Rig) -> Result<()> {
     rig.dropped(tcp("front", to), "shop/forgotten", "network.egress")?;
     rig.enforce(&[("shop/forgotten", network("front", "{egress: {allow: [{to: [{entity: World}]}]}}"))])?;
     rig.allowed(tcp("front", to))
+}
+
+fn unpublished(rig: &mut Rig) -> Result<()> {
+    let to = rig.at("db", V4, 8080)?;
+    rig.change_world(|world| {
+        world.addresses.remove(&to.ip());
+    })?;
+    rig.enforce(&[("shop/unpublished", network("front", "{egress: {allow: [{to: [{entity: Cluster}]}]}}"))])?;
+    rig.allowed(tcp("front", to))?;
+    rig.enforce(&[("shop/unpublished", network("front", "{egress: {allow: [{to: [{entity: World}]}]}}"))])?;
+    rig.dropped(tcp("front", to), "shop/unpublished", "network.egress")
 }
 
 fn cluster_policy(rig: &mut Rig) -> Result<()> {

@@ -108,6 +108,8 @@ fn pieces(datagram: &[u8], form: RawForm) -> Vec<(u16, bool, &[u8])> {
 }
 
 fn v4(source: Ipv4Addr, target: Ipv4Addr, datagram: &[u8], form: RawForm) -> Result<Vec<Vec<u8>>> {
+    // The datagrams that are put together again are told apart by this.
+    let id = u16::from_be_bytes([datagram[6], datagram[7]]);
     // No operation three times, then the end of the options.
     let options: &[u8] = if form == RawForm::Options { &[1, 1, 1, 0] } else { &[] };
     let mut packets = Vec::new();
@@ -115,7 +117,7 @@ fn v4(source: Ipv4Addr, target: Ipv4Addr, datagram: &[u8], form: RawForm) -> Res
         let header_length = 20 + options.len();
         let mut packet = vec![0x40 | u8::try_from(header_length / 4)?, 0];
         packet.extend(u16::try_from(header_length + bytes.len())?.to_be_bytes());
-        packet.extend(0x4846_u16.to_be_bytes());
+        packet.extend(id.to_be_bytes());
         packet.extend((u16::from(more) << 13 | offset).to_be_bytes());
         packet.extend([64, UDP, 0, 0]);
         packet.extend(source.octets());
@@ -143,7 +145,7 @@ fn v6(source: Ipv6Addr, target: Ipv6Addr, datagram: &[u8], form: RawForm) -> Res
             RawForm::Fragments | RawForm::LastFragment => {
                 let mut extension = vec![UDP, 0];
                 extension.extend((offset << 3 | u16::from(more)).to_be_bytes());
-                extension.extend(0x4846_u32.to_be_bytes());
+                extension.extend([0, 0, datagram[6], datagram[7]]);
                 (FRAGMENT, extension)
             }
             _ => (UDP, Vec::new()),
