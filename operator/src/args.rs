@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 /// Deploys Holdfast's agent, tells the agents who holds which address, and says of each policy where it is in force.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast-operator", version, disable_help_subcommand = true)]
+#[command(name = "holdfast-operator", version, disable_help_subcommand = true, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -18,6 +18,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
 pub enum Command {
     /// Run the operator until it is told to stop.
     Run(Box<Run>),

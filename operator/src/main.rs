@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use clap::error::ErrorKind;
 use holdfast_operator::args::{Cli, Command, LogFormat, Run};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -26,6 +27,10 @@ fn main() -> ExitCode {
 
 /// Help and version as they are asked for; one line for wrong flags.
 fn refuse(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprintln!("error: no command is given; see holdfast-operator --help");
+        return ExitCode::from(2);
+    }
     if error.use_stderr() {
         let text = error.to_string();
         let line: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
