@@ -371,6 +371,8 @@ pub mod given {
     pub const AUDIT: u8 = 5;
 }
 
+/// [`ErrorKey::helper`] of a ring buffer without room.
+pub const HELPER_RINGBUF: u16 = 4;
 /// [`CgroupEvent::kind`] of a new cgroup.
 pub const CGROUP_MADE: u32 = 1;
 

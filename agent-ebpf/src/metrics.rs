@@ -1,6 +1,6 @@
 //! The agent's metrics. Counts of denials come from the kernel's own counters at each scrape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -28,6 +28,8 @@ pub struct Metrics {
     probe_failures: IntCounterVec,
     helper_errors: IntCounterVec,
     source_errors: IntGaugeVec,
+    events: IntCounterVec,
+    events_lost: IntCounterVec,
 }
 
 /// Why there are no metrics.
@@ -111,6 +113,13 @@ impl Metrics {
                 "Objects and files that cannot be taken; their last good state is in force.",
                 &["source"],
             )?,
+            events: counter("holdfast_events_total", "Records that kernel programs sent to the agent.", &["kind"])?,
+            events_lost: counter(
+                "holdfast_events_lost_total",
+                "Records that found no room in their ring buffer. Of cgroups none is missed for long: the agent walks the \
+                 tree as well.",
+                &["buffer"],
+            )?,
             registry,
         })
     }
@@ -164,6 +173,11 @@ impl Metrics {
         }
     }
 
+    /// Counts records of the kernel.
+    pub fn events(&self, kind: &str, count: u64) {
+        self.events.with_label_values(&[kind]).inc_by(count);
+    }
+
     /// Counts a check that found something wrong.
     pub fn probe_failed(&self, kind: &str, times: u64) {
         self.probe_failures.with_label_values(&[kind]).inc_by(times);
@@ -175,12 +189,16 @@ impl Metrics {
     }
 
     /// Sets the failures of kernel helpers.
-    pub fn set_helper_errors<'a>(&self, errors: impl IntoIterator<Item = (&'a abi::ErrorKey, &'a u64)>) {
+    pub fn set_helper_errors(&self, errors: &HashMap<abi::ErrorKey, u64>) {
         for (key, count) in errors {
             let (program, helper) = (program_name(key.program), helper_name(key.helper));
             let counter = self.helper_errors.with_label_values(&[program, helper]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        let lost = |(key, count): (&abi::ErrorKey, &u64)| (key.helper == abi::HELPER_RINGBUF).then_some(*count);
+        let lost: u64 = errors.iter().filter_map(lost).sum();
+        let counter = self.events_lost.with_label_values(&["cgroup"]);
+        counter.inc_by(lost.saturating_sub(counter.get()));
     }
 
     /// The text that Prometheus scrapes.

@@ -21,6 +21,7 @@ use crate::enforcers::Hooks;
 use crate::engine::{Applied, Engine};
 use crate::facts::Facts;
 use crate::loader::{self, Kernel, Places};
+use crate::mechanisms::{Mechanisms, State};
 use crate::metrics::Metrics;
 use crate::source::{self, SourceKind, StateDir};
 use crate::status;
@@ -113,6 +114,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         "kernel programs are attached"
     );
 
+    tell(engine.mechanisms());
+
     let mechanisms = engine.mechanisms().clone();
     let engine = Arc::new(Mutex::new(engine));
     let (facts_tx, facts) = watch::channel(Facts::default());
@@ -195,6 +198,23 @@ pub async fn run(settings: Settings) -> Result<()> {
     outcome
 }
 
+/// Says what this node can and cannot do, before anything else happens.
+fn tell(mechanisms: &Mechanisms) {
+    for (name, state) in &mechanisms.states {
+        match state {
+            State::Available => info!(mechanism = name, "available"),
+            State::Unavailable(why) => warn!(mechanism = name, why, "not available on this kernel"),
+            State::Error(why) => error!(mechanism = name, why, "could not be probed, and is not used"),
+        }
+    }
+    if mechanisms.hooks.is_empty() {
+        warn!(
+            "system call rules cannot refuse on this kernel; network rules are enforced, audits are counted, and Deny \
+             rules kill where their policy says `fallback: Kill`"
+        );
+    }
+}
+
 struct Main {
     engine: Arc<Mutex<Engine>>,
     facts: watch::Receiver<Facts>,
@@ -271,6 +291,7 @@ impl Main {
         let ring = self.events.get_mut();
         while let Some(item) = ring.next() {
             let Some(event) = abi::CgroupEvent::read(&item) else { continue };
+            self.metrics.events(if event.kind == abi::CGROUP_MADE { "cgroup_made" } else { "cgroup_gone" }, 1);
             news |= match (event.kind, event.path) {
                 (abi::CGROUP_MADE, Some(path)) => self.tree.made(event.id, &path),
                 (abi::CGROUP_MADE, None) => {
