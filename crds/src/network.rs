@@ -70,7 +70,7 @@ pub struct IngressRule {
     pub from: Option<Vec<Peer>>,
     /// The workload's ports; any one of them. Absent: every protocol and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-validations" = rules::schema(&rules::ports())))]
     pub ports: Option<Vec<PortMatch>>,
 }
 
@@ -85,7 +85,7 @@ pub struct EgressRule {
     pub to: Option<Vec<Peer>>,
     /// The receiver's ports; any one of them. Absent: every protocol and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-validations" = rules::schema(&rules::ports())))]
     pub ports: Option<Vec<PortMatch>>,
 }
 
@@ -155,10 +155,7 @@ pub enum Entity {
 
 /// A protocol with a port or a range of ports.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(extend(
-    "x-kubernetes-validations" = rules::schema(&rules::port_match()),
-    "x-kubernetes-map-type" = "atomic"
-))]
+#[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::port_match())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMatch {
     /// The protocol.

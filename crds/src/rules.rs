@@ -15,7 +15,7 @@ mod selector;
 mod syscalls;
 
 pub(crate) use address::{addresses, cidrs, parse_address, parse_cidr};
-pub(crate) use network::{egress_rule, ip_block, network, peer, port_match};
+pub(crate) use network::{egress_rule, ip_block, network, peer, port_match, ports};
 pub(crate) use objects::{cgroup, external_workload, node_agent, policy};
 pub(crate) use selector::{requirement, selector};
 pub(crate) use syscalls::{argument, syscall_name, syscall_rule, syscalls};
@@ -94,6 +94,7 @@ pub(crate) fn all() -> Vec<Rule> {
         peer(),
         policy(),
         port_match(),
+        ports(),
         requirement(),
         selector(),
         syscall_name(),

@@ -71,6 +71,20 @@ pub(crate) fn ip_block() -> Vec<Rule> {
     )]
 }
 
+/// About a list of ports. Not `x-kubernetes-list-type: set`: server-side apply refuses every write to an object that has
+/// a set of maps, that of its status included.
+pub(crate) fn ports() -> Vec<Rule> {
+    vec![Rule::new(
+        "",
+        "has an entry twice",
+        "self.all(port, self.exists_one(other, other == port))",
+        |value| {
+            let ports = value.as_array().map_or(&[][..], Vec::as_slice);
+            ports.iter().enumerate().all(|(at, port)| !ports[..at].contains(port))
+        },
+    )]
+}
+
 /// About one entry of a list of ports.
 pub(crate) fn port_match() -> Vec<Rule> {
     vec![
