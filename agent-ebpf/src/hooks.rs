@@ -8,6 +8,8 @@
 
 mod object;
 mod targets;
+#[cfg(test)]
+mod tests;
 mod trial;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use aya::Btf;
 use holdfast_policy::syscalls::hooks::Hook;
 
 use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
-use crate::loader::{Places, objects};
+use crate::loader::{self, LoadError, Places, objects};
 use crate::mechanisms::{Mechanism, Mechanisms, State};
 use object::{Object, Programs};
 use targets::Targets;
@@ -38,6 +40,9 @@ pub enum HookError {
     /// The kernel's type information cannot be read.
     #[error("/sys/kernel/btf/vmlinux holds no BTF, or of a later version than this agent knows")]
     KernelTypes,
+    /// There is no BPF file system.
+    #[error(transparent)]
+    BpfFs(Box<LoadError>),
     /// A pinned map cannot be opened.
     #[error("{path}: {source}")]
     Map {
@@ -137,6 +142,7 @@ impl Hooks {
     ///
     /// When no mechanism could be probed: the kernel's types, or the programs, cannot be read.
     pub fn probe(places: &Places, btf: &Btf) -> Result<Self, HookError> {
+        loader::mount_bpffs(&places.bpffs).map_err(|source| HookError::BpfFs(Box::new(source)))?;
         let targets = Targets::of_this_kernel()?;
         let object = Object::read(objects::SYSCALL, btf)?;
         let mut trial = Trial::prepare(places, objects::SYSCALL, &object, btf)?;
@@ -250,7 +256,8 @@ fn mechanisms(targets: &Targets, lsm: State, fmod_ret: State, sys_enter: State) 
     if found.hooks.is_empty()
         && let (Some(lsm), Some(fmod_ret)) = (why(&lsm), why(&fmod_ret))
     {
-        found.no_hooks = Some(format!("{}: {lsm}; {}: {fmod_ret}", Mechanism::Lsm.name(), Mechanism::FmodRet.name()));
+        found.no_hooks =
+            Some(format!("{}: {lsm}; {}: {fmod_ret}", Mechanism::Lsm.name(), Mechanism::FmodRet.name()));
     }
     found.no_sys_enter = why(&sys_enter);
     for (mechanism, state) in

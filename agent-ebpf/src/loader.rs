@@ -208,7 +208,12 @@ fn open(path: &Path) -> Result<fs::File, LoadError> {
 /// bpffs has its own magic number (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-fn mount_bpffs(path: &Path) -> Result<(), LoadError> {
+/// Makes sure that a BPF file system is mounted there.
+///
+/// # Errors
+///
+/// When mounting one fails.
+pub(crate) fn mount_bpffs(path: &Path) -> Result<(), LoadError> {
     let fail = |source: rustix::io::Errno| LoadError::BpfFs { path: path.to_owned(), source: source.into() };
     let is_bpffs = |path: &Path| {
         rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t & 0xffff_ffff == BPF_FS_MAGIC))

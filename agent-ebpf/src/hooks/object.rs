@@ -31,7 +31,7 @@ struct Program {
 
 /// Programs that are ready to be loaded.
 pub(super) struct Programs {
-    programs: BTreeMap<String, Program>,
+    by_name: BTreeMap<String, Program>,
     license: CString,
     types: Arc<OwnedFd>,
     _maps: Vec<MapData>,
@@ -80,22 +80,30 @@ impl Object {
                 .functions
                 .remove(&program.function_key())
                 .ok_or_else(|| failed(&format!("program {name} has no code")))?;
-            programs.insert(name.clone(), Program {
-                functions: function.func_info.func_info_bytes(),
-                function_record: u32::try_from(function.func_info_rec_size).map_err(|e| failed(&e))?,
-                instructions: function.instructions,
-            });
+            programs.insert(
+                name.clone(),
+                Program {
+                    functions: function.func_info.func_info_bytes(),
+                    function_record: u32::try_from(function.func_info_rec_size).map_err(|e| failed(&e))?,
+                    instructions: function.instructions,
+                },
+            );
         }
         // The instructions name the maps by descriptors, which have to stay open.
         let maps = maps.into_iter().map(|(_, map, _)| map).collect();
-        Ok(Programs { programs, license: object.license, types: Arc::clone(&self.types), _maps: maps })
+        Ok(Programs {
+            by_name: programs,
+            license: object.license,
+            types: Arc::clone(&self.types),
+            _maps: maps,
+        })
     }
 }
 
 impl Programs {
     /// Loads a program to be attached to a type of the kernel's BTF.
     pub(super) fn load(&self, name: &str, kind: ProgramKind, attach_to: u32) -> Result<OwnedFd, LoadFailure> {
-        let Some(program) = self.programs.get(name) else {
+        let Some(program) = self.by_name.get(name) else {
             let source = std::io::Error::other(format!("the object holds no program {name}"));
             return Err(LoadFailure { source, log: String::new() });
         };

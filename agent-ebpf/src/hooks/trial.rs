@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::{Btf, EbpfLoader, Pod};
@@ -19,6 +20,8 @@ use crate::abi::{self, compare};
 use crate::loader::Places;
 use crate::mechanisms::{Mechanisms, State};
 
+/// Entries that each map has room for.
+const ROOM: u32 = 128;
 const SET: u32 = 1;
 const WORKLOAD: u32 = 1;
 const DENY: u8 = 2;
@@ -30,6 +33,8 @@ pub(super) struct Trial {
     programs: Programs,
     calls: HashMap<MapData, abi::SyscallKey, abi::Syscall>,
     clauses: HashMap<MapData, abi::ClauseKey, abi::Clause>,
+    #[cfg(test)]
+    counters: aya::maps::PerCpuHashMap<MapData, abi::CounterKey, u64>,
 }
 
 /// A directory, removed when dropped.
@@ -62,18 +67,39 @@ pub(super) enum Verdict {
 
 impl Trial {
     /// Makes everything that a trial needs.
-    pub(super) fn prepare(places: &Places, bytes: &[u8], object: &Object, btf: &Btf) -> Result<Self, HookError> {
-        let name = format!("holdfast-probe-{}", std::process::id());
+    pub(super) fn prepare(
+        places: &Places,
+        bytes: &[u8],
+        object: &Object,
+        btf: &Btf,
+    ) -> Result<Self, HookError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("holdfast-probe-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let pins = places.bpffs.join(&name);
         let (programs, mut maps) = private_maps(&pins, bytes, object, btf)?;
         let cgroup = Folder::make(places.cgroup_root.join(&name))?;
-        let id = fs::metadata(&cgroup.0).map_err(|source| HookError::Io { path: cgroup.0.clone(), source })?.ino();
+        let id =
+            fs::metadata(&cgroup.0).map_err(|source| HookError::Io { path: cgroup.0.clone(), source })?.ino();
         let workload = abi::Workload { sys_set: SET, pod: 1, ..abi::Workload::default() };
-        typed::<u32, abi::Workload>(&mut maps, "workloads")?.insert(WORKLOAD, workload, 0).map_err(HookError::Trial)?;
+        typed::<u32, abi::Workload>(&mut maps, "workloads")?
+            .insert(WORKLOAD, workload, 0)
+            .map_err(HookError::Trial)?;
         typed::<u64, u32>(&mut maps, "cgroups")?.insert(id, WORKLOAD, 0).map_err(HookError::Trial)?;
         let calls = typed(&mut maps, "syscalls")?;
         let clauses = typed(&mut maps, "clauses")?;
-        Ok(Self { cgroup, programs, calls, clauses })
+        #[cfg(test)]
+        let counters = match maps.take_map("counters") {
+            Some(map) => aya::maps::PerCpuHashMap::try_from(map).map_err(HookError::Trial)?,
+            None => return Err(HookError::Trial(MapError::InvalidName { name: "counters".to_owned() })),
+        };
+        Ok(Self {
+            cgroup,
+            programs,
+            calls,
+            clauses,
+            #[cfg(test)]
+            counters,
+        })
     }
 
     /// A refusal in the hook that mount(2) passes.
@@ -83,7 +109,7 @@ impl Trial {
         };
         let rule = abi::Syscall { hooks: Mechanisms::bit(Hook::SbMount), clauses: 1, flags: 0 };
         let refused = |attempt| attempt == Attempt::Returned(libc::EPERM);
-        state(self.tried("hf_sb_mount", kind, target, libc::SYS_mount, rule, DENY, child::mount_nothing, refused))
+        state(self.tried("hf_sb_mount", kind, target, Call::MountNothing, rule, DENY, refused))
     }
 
     /// A signal at the entry of a call.
@@ -94,7 +120,7 @@ impl Trial {
         let rule = abi::Syscall { hooks: 0, clauses: 1, flags: abi::SYSCALL_AT_ENTRY };
         let killed = |attempt| attempt == Attempt::Killed(libc::SIGKILL);
         let kind = ProgramKind::TracePoint;
-        state(self.tried("hf_sys_enter", kind, target, libc::SYS_getppid, rule, KILL, child::getppid, killed))
+        state(self.tried("hf_sys_enter", kind, target, Call::Getppid([0; 6]), rule, KILL, killed))
     }
 
     /// Makes the call without the program, and with it.
@@ -104,13 +130,17 @@ impl Trial {
         program: &str,
         kind: ProgramKind,
         target: u32,
-        nr: i64,
+        call: Call,
         rule: abi::Syscall,
         action: u8,
-        call: Call,
         took_effect: impl Fn(Attempt) -> bool,
     ) -> Result<Verdict, HookError> {
-        self.forbid(nr, rule, action)?;
+        let clause = abi::Clause {
+            action,
+            condition: [abi::Condition { accept: compare::ANY, ..abi::Condition::default() }; abi::ARGUMENTS],
+            ..abi::Clause::default()
+        };
+        self.rule(call, rule, &[clause])?;
         if took_effect(self.attempt(call)?) {
             return Err(HookError::AlreadyRefused);
         }
@@ -127,7 +157,13 @@ impl Trial {
         })
     }
 
-    fn attach(&self, program: &str, kind: ProgramKind, target: u32) -> Result<Result<OwnedFd, String>, HookError> {
+    /// Attaches a program for as long as the link is held, or says why the kernel does not.
+    pub(super) fn attach(
+        &self,
+        program: &str,
+        kind: ProgramKind,
+        target: u32,
+    ) -> Result<Result<OwnedFd, String>, HookError> {
         let loaded = match self.programs.load(program, kind, target) {
             Ok(loaded) => loaded,
             Err(failure) if is_a_no(&failure.source) && failure.log.is_empty() => {
@@ -137,27 +173,45 @@ impl Trial {
         };
         match bpf::attach(loaded.as_fd()) {
             Ok(link) => Ok(Ok(link)),
-            Err(error) if is_a_no(&error) => Ok(Err(format!("the kernel does not attach such programs: {error}"))),
+            Err(error) if is_a_no(&error) => {
+                Ok(Err(format!("the kernel does not attach such programs: {error}")))
+            }
             Err(source) => Err(HookError::Attach { program: program.to_owned(), source }),
         }
     }
 
-    fn forbid(&mut self, nr: i64, rule: abi::Syscall, action: u8) -> Result<(), HookError> {
-        let nr = u32::try_from(nr).unwrap_or(u32::MAX);
-        let clause = abi::Clause {
-            action,
-            condition: [abi::Condition { accept: compare::ANY, ..abi::Condition::default() }; abi::ARGUMENTS],
-            ..abi::Clause::default()
-        };
-        let key = abi::ClauseKey { set: SET, abi: 0, nr, index: 0 };
-        self.clauses.insert(key, clause, 0).map_err(HookError::Trial)?;
+    /// Makes these clauses the ones that judge a call.
+    pub(super) fn rule(
+        &mut self,
+        call: Call,
+        rule: abi::Syscall,
+        clauses: &[abi::Clause],
+    ) -> Result<(), HookError> {
+        let nr = call.number();
+        for (index, clause) in (0..).zip(clauses) {
+            let key = abi::ClauseKey { set: SET, abi: 0, nr, index };
+            self.clauses.insert(key, clause, 0).map_err(HookError::Trial)?;
+        }
         self.calls.insert(abi::SyscallKey { set: SET, abi: 0, nr }, rule, 0).map_err(HookError::Trial)
     }
 
-    fn attempt(&self, call: Call) -> Result<Attempt, HookError> {
+    /// Makes the call in the cgroup.
+    pub(super) fn attempt(&self, call: Call) -> Result<Attempt, HookError> {
         let path = self.cgroup.0.join("cgroup.procs");
         let procs = File::options().write(true).open(&path);
         procs.and_then(|procs| child::attempt(procs, call)).map_err(|source| HookError::Io { path, source })
+    }
+}
+
+#[cfg(test)]
+impl Trial {
+    /// What was counted since the last time: rule and `given`, each with how often.
+    pub(super) fn take_counts(&mut self) -> std::collections::BTreeMap<(u16, u8), u64> {
+        let rows: Vec<_> = self.counters.iter().map(Result::unwrap).collect();
+        for (key, _) in &rows {
+            self.counters.remove(key).unwrap();
+        }
+        rows.iter().map(|(key, counts)| ((key.rule, key.given), counts.iter().sum())).collect()
     }
 }
 
@@ -173,12 +227,14 @@ fn private_maps(
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf)).default_map_pin_directory(pins);
     for name in small {
-        loader.map_max_entries(name, 16);
+        loader.map_max_entries(name, ROOM);
     }
     let maps = loader.load(bytes).map_err(|source| HookError::Maps(Box::new(source)));
     let linked = maps.and_then(|maps| Ok((object.link(pins)?, maps)));
     // The descriptors hold the maps from here on.
-    for entry in fs::read_dir(pins).map_err(|source| HookError::Io { path: pins.to_owned(), source })?.flatten() {
+    for entry in
+        fs::read_dir(pins).map_err(|source| HookError::Io { path: pins.to_owned(), source })?.flatten()
+    {
         let path = entry.path();
         fs::remove_file(&path).map_err(|source| HookError::Io { path, source })?;
     }
@@ -201,7 +257,15 @@ fn is_a_no(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
     matches!(
         error.raw_os_error(),
-        Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOENT | libc::EBUSY | ENOTSUPP)
+        Some(
+            libc::EPERM
+                | libc::EINVAL
+                | libc::ENOSYS
+                | libc::EOPNOTSUPP
+                | libc::ENOENT
+                | libc::EBUSY
+                | ENOTSUPP
+        )
     )
 }
 

@@ -198,7 +198,7 @@ const fn action(action: Action) -> u8 {
 }
 
 /// The rows of a clause: several where one argument has several conditions, each holding with the next.
-fn rows(clause: &Clause, does: Action) -> Vec<abi::Clause> {
+pub(crate) fn rows(clause: &Clause, does: Action) -> Vec<abi::Clause> {
     let empty = abi::Clause {
         policy: clause.policy,
         rule: clause.rule,

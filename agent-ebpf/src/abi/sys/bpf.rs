@@ -66,7 +66,12 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is the kernel's own structure, and every pointer in it was taken from a live borrow by the callers
     // below, with the length that stands beside it.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), mem::size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            mem::size_of::<bpf_attr>(),
+        )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -5,8 +5,42 @@ use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
-/// A call that is safe to make between fork and exec: it takes no lock and allocates nothing. Returns 0 or the errno.
-pub type Call = fn() -> i32;
+/// A system call that is safe to make between fork and exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// mount(2) of no file system at all on the root: EINVAL, once the security modules have been asked.
+    MountNothing,
+    /// getppid(2), which takes nothing and cannot fail, with these argument registers.
+    Getppid([u64; 6]),
+}
+
+impl Call {
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        let number = match self {
+            Self::MountNothing => libc::SYS_mount,
+            Self::Getppid(_) => libc::SYS_getppid,
+        };
+        // They are small.
+        number.unsigned_abs().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Makes the call, takes no lock and allocates nothing. Returns 0 or the errno.
+    fn make(self) -> i32 {
+        let result = match self {
+            // SAFETY: the strings are constants, and null stands for 'no type' and 'no data'.
+            Self::MountNothing => unsafe {
+                libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), 0, std::ptr::null()).into()
+            },
+            // SAFETY: the kernel looks at none of the arguments.
+            Self::Getppid(args) => unsafe {
+                libc::syscall(libc::SYS_getppid, args[0], args[1], args[2], args[3], args[4], args[5])
+            },
+        };
+        if result >= 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL) }
+    }
+}
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +63,12 @@ const RETURNED: i32 = 1 << 16;
 pub fn attempt(mut procs: File, call: Call) -> io::Result<Attempt> {
     // It executes nothing: what comes before always ends in an error.
     let mut command = Command::new("/");
-    let mut step = move || {
+    let step = move || {
         procs.write_all(b"0")?;
-        Err(io::Error::from_raw_os_error(RETURNED + call()))
+        Err(io::Error::from_raw_os_error(RETURNED + call.make()))
     };
-    // SAFETY: after fork only a write to an open file, and a call that keeps the promise of `Call`. The error holds no
-    // allocation.
-    unsafe { command.pre_exec(move || step()) };
+    // SAFETY: after fork only a write to an open file, and what `make` promises. The error holds no allocation.
+    unsafe { command.pre_exec(step) };
     match command.spawn() {
         // The child's end of the pipe closed without a word.
         Ok(mut child) => {
@@ -50,27 +83,4 @@ pub fn attempt(mut procs: File, call: Call) -> io::Result<Attempt> {
             _ => Err(error),
         },
     }
-}
-
-/// mount(2) of no file system at all on the root: EINVAL, once the security modules have been asked.
-pub fn mount_nothing() -> i32 {
-    // SAFETY: the strings are constants, and null stands for 'no type' and 'no data'.
-    let result = unsafe {
-        libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), 0, std::ptr::null())
-    };
-    outcome(result)
-}
-
-/// getppid(2), which does nothing and cannot fail.
-pub fn getppid() -> i32 {
-    // SAFETY: takes nothing.
-    let result = unsafe { libc::getppid() };
-    outcome(result)
-}
-
-fn outcome(result: i32) -> i32 {
-    if result >= 0 {
-        return 0;
-    }
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
 }
