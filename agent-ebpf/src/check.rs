@@ -74,7 +74,7 @@ fn report(parsed: &Parsed, files: usize) -> String {
     if parsed.errors.is_empty() {
         return format!("{}, {}: ok\n", count(files, "file"), count(parsed.documents.len(), "document"));
     }
-    parsed.errors.iter().map(|error| format!("{error}\n")).collect()
+    parsed.errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n")
 }
 
 fn count(number: usize, what: &str) -> String {

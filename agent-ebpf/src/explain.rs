@@ -41,7 +41,7 @@ pub struct Args {
     syscall: Option<String>,
     /// An argument of the system call by its index from 0, in decimal or with 0x; those not given are 0
     #[arg(long = "arg", value_name = "INDEX=VALUE", requires = "syscall", value_parser = parse_argument)]
-    args: Vec<Argument>,
+    arguments: Vec<Argument>,
     /// The container that makes the call; each of the pod's when absent
     #[arg(long, requires = "syscall")]
     container: Option<String>,
@@ -116,7 +116,7 @@ pub fn main(args: &Args) -> ExitCode {
 /// The answer, and whether everything is allowed; or what is wrong, in lines.
 fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
     let scene = Scene::read(&args.files, stdin, &args.namespace)
-        .map_err(|errors| errors.iter().map(|error| format!("{error}\n")).collect::<String>())?;
+        .map_err(|errors| errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n"))?;
     let line = |problem: String| format!("error: {problem}\n");
     let mut answer = Answer::default();
     let from = answer::find(&scene, &args.from).map_err(line)?;
@@ -130,7 +130,7 @@ fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
     }
     if let Some(name) = &args.syscall {
         let mut values = [0; 6];
-        for argument in &args.args {
+        for argument in &args.arguments {
             if let Some(value) = values.get_mut(argument.index) {
                 *value = argument.value;
             }
@@ -139,11 +139,10 @@ fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
             name: name.clone(),
             args: values,
             abi: match args.abi {
-                Some(AbiName::X86_64) => Abi::X86_64,
                 Some(AbiName::I386) => Abi::I386,
                 Some(AbiName::Aarch64) => Abi::Aarch64,
                 None if cfg!(target_arch = "aarch64") => Abi::Aarch64,
-                None => Abi::X86_64,
+                Some(AbiName::X86_64) | None => Abi::X86_64,
             },
             container: args.container.clone(),
         };

@@ -140,13 +140,13 @@ impl Objects {
         self.errors.extend(errors);
         for raw in documents {
             match raw.items() {
-                Some(items) => items.into_iter().for_each(|item| self.take(item)),
-                None => self.take(raw),
+                Some(items) => items.iter().for_each(|item| self.take(item)),
+                None => self.take(&raw),
             }
         }
     }
 
-    fn take(&mut self, raw: Raw) {
+    fn take(&mut self, raw: &Raw) {
         let text = |field: &str| raw.value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
         let taken = match (version.as_str(), kind.as_str()) {
@@ -161,43 +161,43 @@ impl Objects {
                     return;
                 }
             },
-            ("v1", "Pod") => typed(&raw).map(|object: core::Pod| self.pod(&object)),
-            ("v1", "Service") => typed(&raw).map(|object: core::Service| {
+            ("v1", "Pod") => typed(raw).map(|object: core::Pod| self.pod(&object)),
+            ("v1", "Service") => typed(raw).map(|object: core::Service| {
                 let name = named(&object.metadata);
                 self.services.push(object);
                 name
             }),
-            ("v1", "Namespace") => typed(&raw).map(|object: core::Namespace| {
+            ("v1", "Namespace") => typed(raw).map(|object: core::Namespace| {
                 let name = object.metadata.name.unwrap_or_default();
                 self.namespaces.insert(name.clone(), object.metadata.labels.unwrap_or_default());
                 (String::new(), name)
             }),
-            ("v1", "Node") => typed(&raw).map(|object: core::Node| self.node(object)),
-            ("v1", "ReplicationController") => typed(&raw).map(|object: core::ReplicationController| {
+            ("v1", "Node") => typed(raw).map(|object: core::Node| self.node(object)),
+            ("v1", "ReplicationController") => typed(raw).map(|object: core::ReplicationController| {
                 let template = object.spec.and_then(|spec| spec.template);
                 self.template("ReplicationController", &object.metadata, template)
             }),
-            ("apps/v1", "Deployment") => typed(&raw).map(|object: apps::Deployment| {
+            ("apps/v1", "Deployment") => typed(raw).map(|object: apps::Deployment| {
                 self.template("Deployment", &object.metadata, Some(object.spec.template))
             }),
-            ("apps/v1", "ReplicaSet") => typed(&raw).map(|object: apps::ReplicaSet| {
+            ("apps/v1", "ReplicaSet") => typed(raw).map(|object: apps::ReplicaSet| {
                 self.template("ReplicaSet", &object.metadata, object.spec.template)
             }),
-            ("apps/v1", "StatefulSet") => typed(&raw).map(|object: apps::StatefulSet| {
+            ("apps/v1", "StatefulSet") => typed(raw).map(|object: apps::StatefulSet| {
                 self.template("StatefulSet", &object.metadata, Some(object.spec.template))
             }),
-            ("apps/v1", "DaemonSet") => typed(&raw).map(|object: apps::DaemonSet| {
+            ("apps/v1", "DaemonSet") => typed(raw).map(|object: apps::DaemonSet| {
                 self.template("DaemonSet", &object.metadata, Some(object.spec.template))
             }),
-            ("batch/v1", "Job") => typed(&raw).map(|object: batch::Job| {
+            ("batch/v1", "Job") => typed(raw).map(|object: batch::Job| {
                 let template = object.spec.map(|spec| spec.template);
                 self.template("Job", &object.metadata, template)
             }),
-            ("batch/v1", "CronJob") => typed(&raw).map(|object: batch::CronJob| {
+            ("batch/v1", "CronJob") => typed(raw).map(|object: batch::CronJob| {
                 let template = object.spec.job_template.spec.map(|spec| spec.template);
                 self.template("CronJob", &object.metadata, template)
             }),
-            _ => Err(raw.error("kind", format!("{version:?} {kind:?} is none of {}", KINDS.join(", ")))),
+            _ => Err(Box::new(raw.error("kind", format!("{version:?} {kind:?} is none of {}", KINDS.join(", "))))),
         };
         match taken {
             Ok((namespace, name)) => {
@@ -206,7 +206,7 @@ impl Objects {
                     self.errors.push(raw.error("metadata.name", format!("is the name of {first} already")));
                 }
             }
-            Err(error) => self.errors.push(error),
+            Err(error) => self.errors.push(*error),
         }
     }
 
@@ -331,12 +331,12 @@ impl Objects {
     }
 }
 
-fn typed<T: DeserializeOwned>(raw: &Raw) -> Result<T, DocumentError> {
+fn typed<T: DeserializeOwned>(raw: &Raw) -> Result<T, Box<DocumentError>> {
     let object = serde_path_to_error::deserialize(&raw.value);
     if raw.value.pointer("/metadata/name").is_none() {
-        return Err(raw.error("metadata.name", "is missing"));
+        return Err(Box::new(raw.error("metadata.name", "is missing")));
     }
-    object.map_err(|error| raw.error(&error.path().to_string(), error.inner().to_string()))
+    object.map_err(|error| Box::new(raw.error(&error.path().to_string(), error.inner().to_string())))
 }
 
 fn named(metadata: &ObjectMeta) -> (String, String) {

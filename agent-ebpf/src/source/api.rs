@@ -57,12 +57,9 @@ pub(crate) async fn work(client: Option<Client>, namespace: String, setting: Set
     source.assemble();
     out.send_if_modified(|shown| source.show(shown));
 
-    let client = match client {
-        Some(client) => client,
-        None => tokio::select! {
-            client = connect(&mut source, &out) => client,
-            () = Setting::stopped(&mut stop) => return source.finish().await,
-        },
+    let client = tokio::select! {
+        client = connect(client, &mut source, &out) => client,
+        () = Setting::stopped(&mut stop) => return source.finish().await,
     };
     let (tasks, mut inputs) = watches(&client, &node_name);
     let mut tasks = Tasks(tasks);
@@ -118,7 +115,10 @@ async fn sleep_until(time: Option<Instant>) {
 }
 
 /// Credentials may come later: a mounted token, a kubeconfig that is being written.
-async fn connect(source: &mut Source, out: &watch::Sender<Facts>) -> Client {
+async fn connect(known: Option<Client>, source: &mut Source, out: &watch::Sender<Facts>) -> Client {
+    if let Some(client) = known {
+        return client;
+    }
     loop {
         let problem = match Client::try_default().await {
             Ok(client) => {
@@ -226,6 +226,7 @@ impl<R: Record> Kept<R> {
 
 /// Which parts of the facts are out of date.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each part, in any combination")]
 struct Dirty {
     policies: bool,
     world: bool,

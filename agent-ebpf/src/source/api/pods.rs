@@ -13,7 +13,7 @@ use crate::facts::{Container, Pod};
 
 /// What the kubelet names the cgroup of a static pod after.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// What a Deployment adds to the names of its ReplicaSets, and to the labels of their pods.
+/// What a Deployment adds to the names of its `ReplicaSets`, and to the labels of their pods.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// A pod and what it states.
@@ -131,7 +131,7 @@ fn containers(object: &Object) -> Vec<Container> {
 }
 
 /// The top owner. A pod names its own controller only; what is above it is told by how controllers name what they make:
-/// a Deployment's ReplicaSet has the pods' template hash at the end of its name, a CronJob's Job its time in minutes.
+/// a Deployment's `ReplicaSet` has the pods' template hash at the end of its name, a `CronJob`'s Job its time in minutes.
 fn owner(references: &[OwnerReference], labels: &BTreeMap<String, String>) -> Option<Owner> {
     let controller = references.iter().find(|reference| reference.controller == Some(true))?;
     let of = |kind: &str, name: &str| Some(Owner { kind: kind.to_owned(), name: name.to_owned() });

@@ -28,7 +28,7 @@ impl<K: Serialize> Serialize for PolicyRecord<K> {
     }
 }
 
-fn fields(errors: Vec<FieldError>) -> String {
+fn fields(errors: &[FieldError]) -> String {
     errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -45,7 +45,7 @@ impl Record for PolicyRecord<WorkloadPolicy> {
     const GRACE: Duration = GRACE;
 
     fn new(mut object: WorkloadPolicy) -> Result<Option<Self>, String> {
-        let policy = convert::workload_policy(&object).map_err(fields)?;
+        let policy = convert::workload_policy(&object).map_err(|errors| fields(&errors))?;
         trim(&mut object.metadata);
         object.status = None;
         Ok(Some(Self { object, policy }))
@@ -63,7 +63,7 @@ impl Record for PolicyRecord<ClusterWorkloadPolicy> {
     const GRACE: Duration = GRACE;
 
     fn new(mut object: ClusterWorkloadPolicy) -> Result<Option<Self>, String> {
-        let policy = convert::cluster_workload_policy(&object).map_err(fields)?;
+        let policy = convert::cluster_workload_policy(&object).map_err(|errors| fields(&errors))?;
         trim(&mut object.metadata);
         object.status = None;
         Ok(Some(Self { object, policy }))

@@ -36,7 +36,7 @@ pub(crate) struct Saved {
 pub(crate) struct Files {
     folder: PathBuf,
     node: String,
-    files: BTreeMap<String, File>,
+    by_name: BTreeMap<String, File>,
     generations: BTreeMap<PolicyId, Generation>,
     identities: BTreeMap<Distinct, u32>,
 }
@@ -61,7 +61,7 @@ struct Good {
 }
 
 enum Item {
-    Policy(Policy),
+    Policy(Box<Policy>),
     External(Box<ExternalWorkload>),
 }
 
@@ -82,7 +82,7 @@ impl Files {
         Self {
             folder,
             node,
-            files: BTreeMap::new(),
+            by_name: BTreeMap::new(),
             generations: BTreeMap::new(),
             identities: BTreeMap::new(),
         }
@@ -111,7 +111,7 @@ impl Files {
                 known.number = known.number.max(*number - 1);
             }
             self.put(&saved.file, Ok(saved.text.into_bytes()));
-            if let Some(file) = self.files.get_mut(&saved.file) {
+            if let Some(file) = self.by_name.get_mut(&saved.file) {
                 errors.append(&mut file.errors);
                 // It is not known yet whether the file is still there.
                 file.missing = true;
@@ -123,12 +123,12 @@ impl Files {
 
     /// Whether no file is known.
     pub(crate) fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.by_name.is_empty()
     }
 
     /// The contents of every file in force, to be saved.
     pub(crate) fn saved(&self) -> Vec<Arc<Saved>> {
-        self.files.values().filter_map(|file| file.saved.clone()).collect()
+        self.by_name.values().filter_map(|file| file.saved.clone()).collect()
     }
 
     /// Takes the contents of a file. Returns whether they are others than before.
@@ -136,7 +136,7 @@ impl Files {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
         let hash = hasher.finish();
-        let known = self.files.get(name);
+        let known = self.by_name.get(name);
         if known.is_some_and(|file| file.seen == Some(hash) && !file.missing) {
             return false;
         }
@@ -145,7 +145,7 @@ impl Files {
             Ok(bytes) => self.read(name, &place, bytes),
             Err(problem) => (None, vec![error_of(&place, problem)]),
         };
-        let file = self.files.entry(name.to_owned()).or_default();
+        let file = self.by_name.entry(name.to_owned()).or_default();
         file.seen = Some(hash);
         file.missing = false;
         file.errors = errors;
@@ -158,12 +158,12 @@ impl Files {
 
     /// The names of the files that are not among these.
     pub(crate) fn absent(&self, present: &BTreeSet<String>) -> Vec<String> {
-        self.files.keys().filter(|name| !present.contains(*name)).cloned().collect()
+        self.by_name.keys().filter(|name| !present.contains(*name)).cloned().collect()
     }
 
     /// The file is not there; its objects give way to others but stay for now. Returns whether that is news.
     pub(crate) fn missing(&mut self, name: &str) -> bool {
-        match self.files.get_mut(name) {
+        match self.by_name.get_mut(name) {
             Some(file) if !file.missing => {
                 file.missing = true;
                 file.errors.clear();
@@ -175,12 +175,12 @@ impl Files {
 
     /// The names of the files that are missing.
     pub(crate) fn all_missing(&self) -> Vec<String> {
-        self.files.iter().filter(|(_, file)| file.missing).map(|(name, _)| name.clone()).collect()
+        self.by_name.iter().filter(|(_, file)| file.missing).map(|(name, _)| name.clone()).collect()
     }
 
     /// The file is gone for good, and its objects with it.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
-        self.files.remove(name).is_some()
+        self.by_name.remove(name).is_some()
     }
 
     fn read(
@@ -262,7 +262,7 @@ impl Files {
         }
         policy.generation = known.number;
         generations.insert(policy.id.to_string(), known.number);
-        Ok(Good { key, document: document.index, item: Item::Policy(policy) })
+        Ok(Good { key, document: document.index, item: Item::Policy(Box::new(policy)) })
     }
 
     /// Brings facts up to date with the files. Returns whether they changed. `also` are errors of others: of the
@@ -277,7 +277,7 @@ impl Files {
         let mut seen: BTreeMap<&Key, (&str, usize)> = BTreeMap::new();
         let mut holders: BTreeMap<IpAddr, &Key> = BTreeMap::new();
         let (mut policies, mut locals, mut peers) = (Vec::new(), Vec::new(), Vec::new());
-        let (missing, present): (Vec<_>, Vec<_>) = self.files.iter().partition(|(_, file)| file.missing);
+        let (missing, present): (Vec<_>, Vec<_>) = self.by_name.iter().partition(|(_, file)| file.missing);
         for (name, file) in present.into_iter().chain(missing) {
             errors.extend(file.errors.iter().cloned());
             let place = self.folder.join(name).display().to_string();
@@ -303,7 +303,7 @@ impl Files {
                     continue;
                 }
                 match &good.item {
-                    Item::Policy(policy) => policies.push(policy.clone()),
+                    Item::Policy(policy) => policies.push((**policy).clone()),
                     Item::External(object) => {
                         let addresses = convert::external_addresses(object);
                         let claimed = addresses
