@@ -1,12 +1,17 @@
 # `make help` lists the targets. Each does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-unit test-controlplane test-vm test-node fmt check generate
+.PHONY: help setup demo build test test-unit test-controlplane test-vm test-node fmt check generate
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: ## install what the build and the tests need; quick when nothing is missing
 	@bash tests/setup/setup.sh
+
+demo: setup ## show Holdfast at work on this machine: API server, operator, agent, a policy, what it refuses (needs root)
+	cargo build -p holdfast-operator -p holdfast-agent
+	cargo build -p holdfast-tests --bin demo
+	@target/debug/demo
 
 build: setup ## build the operator and the agent
 	cargo build

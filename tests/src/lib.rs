@@ -6,6 +6,7 @@
 
 pub mod builds;
 pub mod controlplane;
+pub mod demo;
 pub mod operator;
 pub mod process;
 pub mod scenario;
