@@ -322,7 +322,7 @@ mirrors! {
     Flow = "hf_flow" {
         /// The verdict.
         decision: Decision,
-        /// Last packet, in nanoseconds of CLOCK_MONOTONIC.
+        /// Last packet, in nanoseconds of `CLOCK_MONOTONIC`.
         seen_ns: u64,
         /// Who opened it: 0 the peer, 1 the workload.
         direction: u8,
@@ -395,7 +395,7 @@ impl CgroupEvent {
         let id = u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?);
         let (kind, len) = (word(16)?, usize::try_from(word(20)?).ok()?);
         // The length counts the final zero.
-        let path = bytes.get(24..24 + len.checked_sub(1).unwrap_or_default())?;
+        let path = bytes.get(24..24 + len.saturating_sub(1))?;
         let path = (len > 0).then(|| String::from_utf8_lossy(path).into_owned());
         Some(Self { id, kind, path })
     }
@@ -442,7 +442,8 @@ mod tests {
             .expect("bpftool runs: install the package bpftool (make setup)");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let dump: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
-        let number = |value: &serde_json::Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
+        let number =
+            |value: &serde_json::Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
         dump["types"]
             .as_array()
             .expect("types")
@@ -452,7 +453,9 @@ mod tests {
                 let members = kind["members"].as_array().expect("members");
                 let members = members
                     .iter()
-                    .map(|m| (m["name"].as_str().unwrap_or_default().to_owned(), number(&m["bits_offset"]) / 8))
+                    .map(|m| {
+                        (m["name"].as_str().unwrap_or_default().to_owned(), number(&m["bits_offset"]) / 8)
+                    })
                     .collect();
                 (kind["name"].as_str().unwrap_or_default().to_owned(), (number(&kind["size"]), members))
             })

@@ -20,7 +20,9 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// There is no cgroup v2 mount.
-    #[error("no cgroup v2 hierarchy is mounted (looked in {0}); mount one, for example with: mount -t cgroup2 none /sys/fs/cgroup")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted (looked in {0}); mount one, for example with: mount -t cgroup2 none /sys/fs/cgroup"
+    )]
     NotMounted(PathBuf),
     /// A directory of the tree cannot be read.
     #[error("{path}: {source}")]
@@ -80,7 +82,9 @@ impl Tree {
 
     fn walk_below(&mut self, root: &Path, path: String) -> Result<(), CgroupError> {
         let full = root.join(path.trim_start_matches('/'));
-        let gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ENODEV);
+        let gone = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ENODEV)
+        };
         let fail = |source| CgroupError::Read { path: full.clone(), source };
         let metadata = match fs::symlink_metadata(&full) {
             Err(error) if gone(&error) => return Ok(()),

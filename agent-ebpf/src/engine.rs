@@ -12,8 +12,8 @@ use holdfast_policy::model::{AddressFacts, Entities, Policy, PolicyId};
 use tracing::{debug, warn};
 
 use crate::abi;
-use crate::facts::Facts;
 use crate::enforcers::{HookError, Hooks};
+use crate::facts::Facts;
 use crate::lower::{self, Lowered, Meaning, Numbers};
 use crate::maps::{MapError, Maps, Table};
 use crate::mechanisms::Mechanisms;
@@ -211,14 +211,18 @@ impl Engine {
         let verdicts = delta(&current.verdicts, &new.verdicts);
         let syscalls = delta(&current.syscalls, &new.syscalls);
         let clauses = delta(&current.clauses, &new.clauses);
-        let classes = delta(&current.classes, &new.classes);
+        let peers = delta(&current.classes, &new.classes);
         let cidrs = delta(&current.cidrs, &new.cidrs);
         let addresses = delta(&current.addresses, &new.addresses);
         let workloads = delta(&current.workloads, &new.workloads);
         let cgroups = delta(&current.cgroups, &new.cgroups);
         let who_changed = [
-            addresses.write.len(), addresses.remove.len(), classes.write.len(), classes.remove.len(),
-            cidrs.write.len(), cidrs.remove.len(),
+            addresses.write.len(),
+            addresses.remove.len(),
+            peers.write.len(),
+            peers.remove.len(),
+            cidrs.write.len(),
+            cidrs.remove.len(),
         ]
         .iter()
         .any(|n| *n > 0);
@@ -228,7 +232,7 @@ impl Engine {
         put(&mut maps.clauses, &mut current.clauses, &clauses.write)?;
         put(&mut maps.syscalls, &mut current.syscalls, &syscalls.write)?;
         // Who is who, before addresses name them.
-        put(&mut maps.classes, &mut current.classes, &classes.write)?;
+        put(&mut maps.classes, &mut current.classes, &peers.write)?;
         put(&mut maps.cidrs, &mut current.cidrs, &cidrs.write)?;
         put(&mut maps.addresses, &mut current.addresses, &addresses.write)?;
         let mut control = maps.control()?;
@@ -245,7 +249,7 @@ impl Engine {
         drop_rows(&mut maps.cgroups, &mut current.cgroups, &cgroups.remove)?;
         drop_rows(&mut maps.workloads, &mut current.workloads, &workloads.remove)?;
         drop_rows(&mut maps.addresses, &mut current.addresses, &addresses.remove)?;
-        drop_rows(&mut maps.classes, &mut current.classes, &classes.remove)?;
+        drop_rows(&mut maps.classes, &mut current.classes, &peers.remove)?;
         drop_rows(&mut maps.cidrs, &mut current.cidrs, &cidrs.remove)?;
         drop_rows(&mut maps.verdicts, &mut current.verdicts, &verdicts.remove)?;
         drop_rows(&mut maps.syscalls, &mut current.syscalls, &syscalls.remove)?;
@@ -256,14 +260,21 @@ impl Engine {
             maps.set_control(abi::Control { flags, host_netns: self.host_netns, ..control })?;
         }
         let changed = who_changed
-            || [verdicts.write.len(), syscalls.write.len(), clauses.write.len(), workloads.write.len(),
-                workloads.remove.len(), cgroups.write.len(), cgroups.remove.len()]
+            || [
+                verdicts.write.len(),
+                syscalls.write.len(),
+                clauses.write.len(),
+                workloads.write.len(),
+                workloads.remove.len(),
+                cgroups.write.len(),
+                cgroups.remove.len(),
+            ]
             .iter()
             .any(|n| *n > 0);
         read_back(&maps.verdicts, &verdicts.write)?;
         read_back(&maps.clauses, &clauses.write)?;
         read_back(&maps.syscalls, &syscalls.write)?;
-        read_back(&maps.classes, &classes.write)?;
+        read_back(&maps.classes, &peers.write)?;
         read_back(&maps.cidrs, &cidrs.write)?;
         read_back(&maps.addresses, &addresses.write)?;
         read_back(&maps.workloads, &workloads.write)?;
@@ -319,11 +330,16 @@ impl Engine {
 /// known.
 fn with_local(facts: &Facts, local: &[(std::net::IpAddr, String)]) -> Facts {
     let mut facts = facts.clone();
-    let unpublished: Vec<_> =
-        local.iter().map(|(address, _)| *address).filter(|address| !facts.world.addresses.contains_key(address)).collect();
+    let unpublished: Vec<_> = local
+        .iter()
+        .map(|(address, _)| *address)
+        .filter(|address| !facts.world.addresses.contains_key(address))
+        .collect();
     if !unpublished.is_empty() {
         let cluster = AddressFacts { identity: None, entities: Entities::CLUSTER };
-        Arc::make_mut(&mut facts.world).addresses.extend(unpublished.into_iter().map(|address| (address, cluster)));
+        Arc::make_mut(&mut facts.world)
+            .addresses
+            .extend(unpublished.into_iter().map(|address| (address, cluster)));
     }
     facts
 }

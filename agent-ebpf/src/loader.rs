@@ -30,13 +30,17 @@ pub mod objects {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A privilege is missing.
-    #[error("{what} was not permitted: run as root, or with the capabilities BPF, PERFMON, NET_ADMIN and SYS_RESOURCE")]
+    #[error(
+        "{what} was not permitted: run as root, or with the capabilities BPF, PERFMON, NET_ADMIN and SYS_RESOURCE"
+    )]
     NotPermitted {
         /// What was tried.
         what: String,
     },
     /// The kernel does not describe its types.
-    #[error("this kernel has no usable BTF (/sys/kernel/btf/vmlinux), which CONFIG_DEBUG_INFO_BTF gives: {0}")]
+    #[error(
+        "this kernel has no usable BTF (/sys/kernel/btf/vmlinux), which CONFIG_DEBUG_INFO_BTF gives: {0}"
+    )]
     Btf(#[source] BtfError),
     /// No BPF file system.
     #[error("no BPF file system at {path}, and mounting one failed: {source}")]
@@ -153,7 +157,9 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
 
     // The tree first: from here on a new cgroup is known before anything runs in it.
     let mut object = load_object("cgroup", objects::CGROUP, places, &btf)?;
-    for (program, tracepoint) in [("hf_cgroup_mkdir", "cgroup_mkdir"), ("hf_cgroup_release", "cgroup_release")] {
+    for (program, tracepoint) in
+        [("hf_cgroup_mkdir", "cgroup_mkdir"), ("hf_cgroup_release", "cgroup_release")]
+    {
         attach_tracepoint(&mut object, "cgroup", program, tracepoint, places, &btf)?;
     }
     let mut object = load_object("process", objects::PROCESS, places, &btf)?;
@@ -216,7 +222,8 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 pub(crate) fn mount_bpffs(path: &Path) -> Result<(), LoadError> {
     let fail = |source: rustix::io::Errno| LoadError::BpfFs { path: path.to_owned(), source: source.into() };
     let is_bpffs = |path: &Path| {
-        rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t & 0xffff_ffff == BPF_FS_MAGIC))
+        rustix::fs::statfs(path)
+            .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t & 0xffff_ffff == BPF_FS_MAGIC))
     };
     if is_bpffs(path) {
         return Ok(());
@@ -226,17 +233,13 @@ pub(crate) fn mount_bpffs(path: &Path) -> Result<(), LoadError> {
 }
 
 fn load_object(name: &'static str, bytes: &[u8], places: &Places, btf: &Btf) -> Result<Ebpf, LoadError> {
-    EbpfLoader::new()
-        .btf(Some(btf))
-        .default_map_pin_directory(places.pins())
-        .load(bytes)
-        .map_err(|source| {
-            if permission_denied(&source) {
-                LoadError::NotPermitted { what: format!("loading the kernel programs {name}") }
-            } else {
-                LoadError::Object { object: name, source }
-            }
-        })
+    EbpfLoader::new().btf(Some(btf)).default_map_pin_directory(places.pins()).load(bytes).map_err(|source| {
+        if permission_denied(&source) {
+            LoadError::NotPermitted { what: format!("loading the kernel programs {name}") }
+        } else {
+            LoadError::Object { object: name, source }
+        }
+    })
 }
 
 fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -250,7 +253,11 @@ fn permission_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &'static str, of: &'static str) -> Result<&'a mut Program, LoadError> {
+fn program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+    of: &'static str,
+) -> Result<&'a mut Program, LoadError> {
     object.program_mut(name).ok_or(LoadError::Missing { object: of, program: name })
 }
 
@@ -279,9 +286,8 @@ fn attach_cgroup(
     places: &Places,
 ) -> Result<(), LoadError> {
     let fail = |source| LoadError::Program { program: name, source };
-    let as_fd = |link: Result<FdLink, LinkError>| {
-        link.map_err(|source| LoadError::Link { program: name, source })
-    };
+    let as_fd =
+        |link: Result<FdLink, LinkError>| link.map_err(|source| LoadError::Link { program: name, source });
     let mode = CgroupAttachMode::Single;
     let link = match program(object, name, "net")? {
         Program::CgroupSkb(program) => {

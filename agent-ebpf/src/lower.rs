@@ -79,7 +79,13 @@ impl Numbers {
         Self {
             next_set: set,
             next_view: view,
-            next_service: tables.addresses.values().map(|a| a.identity).filter(|id| *id >= SERVICE_BASE).max().unwrap_or(0),
+            next_service: tables
+                .addresses
+                .values()
+                .map(|a| a.identity)
+                .filter(|id| *id >= SERVICE_BASE)
+                .max()
+                .unwrap_or(0),
             next_workload: workload.max(pod),
             next_gen: tables.workloads.values().map(|w| w.gen_).max().unwrap_or(0),
             ..Self::default()
@@ -166,8 +172,7 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
     }
     addresses(&input, numbers, &mut out.tables);
     classes(&input, numbers, &mut out.tables);
-    let net: Vec<u32> =
-        input.compiled.net_sets.iter().map(|set| net_set(set, numbers, &mut out)).collect();
+    let net: Vec<u32> = input.compiled.net_sets.iter().map(|set| net_set(set, numbers, &mut out)).collect();
     let mut sys = Vec::with_capacity(input.compiled.sys_sets.len());
     for set in &input.compiled.sys_sets {
         let number = number_of(&mut numbers.sys_sets, &set.key, &mut numbers.next_set);
@@ -189,7 +194,8 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         }
         row.pod = numbers.pod(&placement.workload.uid);
         row.sys_set = assignment.sys_set.map_or(0, |i| sys[i]);
-        out.node_flows |= row.flags & workload_flags::ISOLATED != 0 || row.flags & workload_flags::WOULD_ISOLATE != 0;
+        out.node_flows |=
+            row.flags & workload_flags::ISOLATED != 0 || row.flags & workload_flags::WOULD_ISOLATE != 0;
         row.gen_ = match before.workloads.get(&index) {
             Some(old) if (abi::Workload { gen_: 0, ..*old }) == row => old.gen_,
             _ => {
@@ -229,9 +235,10 @@ fn addresses(input: &Input<'_>, numbers: &mut Numbers, tables: &mut Tables) {
     numbers.next_service = numbers.next_service.max(SERVICE_BASE);
     for address in input.world.services.keys() {
         let number = number_of(&mut numbers.services, address, &mut numbers.next_service);
-        tables
-            .addresses
-            .insert((*address).into(), abi::Address { identity: number, flags: abi::ADDRESS_SERVICE, pod: 0 });
+        tables.addresses.insert(
+            (*address).into(),
+            abi::Address { identity: number, flags: abi::ADDRESS_SERVICE, pod: 0 },
+        );
     }
     for (address, uid) in input.local {
         let pod = numbers.pod(uid);

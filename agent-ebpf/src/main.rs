@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_agent::run::{self, Settings};
 use holdfast_agent::source::SourceKind;
-use holdfast_agent::{loader, probe, status};
+use holdfast_agent::{check, explain, loader, probe, status};
 
 #[derive(Parser)]
 #[command(version, about = "Enforces Holdfast policies on this node")]
@@ -39,6 +39,10 @@ enum Command {
         #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
         state_dir: PathBuf,
     },
+    /// Check policy files without a cluster: exit 1 and name file, document and field when something is wrong
+    Check(check::Args),
+    /// Say whether one workload may reach another, and by which rule; without a cluster
+    Explain(explain::Args),
     /// Detach everything from this node's kernel and forget it
     Uninstall {
         #[command(flatten)]
@@ -86,7 +90,7 @@ struct RunArgs {
     /// A file that is the host's network namespace
     #[arg(long, env = "HOLDFAST_HOST_NETNS", default_value = "/proc/1/ns/net")]
     host_netns: PathBuf,
-    /// Least severe level to log, or a filter such as info,holdfast_agent=debug
+    /// Least severe level to log, or a filter such as `info,holdfast_agent=debug`
     #[arg(long, env = "HOLDFAST_LOG_LEVEL", default_value = "info", value_parser = parse_filter)]
     log_level: String,
     /// Log format
@@ -119,8 +123,10 @@ fn parse() -> Result<Args, ExitCode> {
     Args::try_parse().map_err(|error| {
         if error.use_stderr() {
             let text = error.render().to_string();
-            let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect::<String>();
-            let more: Vec<&str> = text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let line =
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect::<String>();
+            let more: Vec<&str> =
+                text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty()).collect();
             eprintln!("{line}{}{}", if more.is_empty() { "" } else { " " }, more.join(", "));
             ExitCode::from(2)
         } else {
@@ -164,6 +170,8 @@ fn act(command: Command) -> Result<ExitCode> {
                 print!("{status}");
             }
         }
+        Command::Check(args) => return Ok(check::main(&args)),
+        Command::Explain(args) => return Ok(explain::main(&args)),
         Command::Uninstall { kernel } => {
             let count = loader::uninstall(&run::places(&kernel.bpffs)?)?;
             println!("{count} pins removed; nothing of Holdfast's is in this kernel any more");
@@ -174,8 +182,15 @@ fn act(command: Command) -> Result<ExitCode> {
 
 fn run_agent(args: RunArgs) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    if args.log_format == Format::Json { log.json().init() } else { log.with_target(false).init() }
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if args.log_format == Format::Json {
+        log.json().init();
+    } else {
+        log.with_target(false).init();
+    }
     let node_name = match args.node_name {
         Some(name) => name,
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),

@@ -219,9 +219,11 @@ impl<K: PrefixKey, V: Pod> Table<K, V> for Trie<K, V> {
         }
     }
     fn read(&self) -> Result<HashMap<K, V>, MapError> {
-        collect(self.map.iter().map(|row| {
-            row.map(|(key, value)| (K::from_key(&key), value)).map_err(|e| self.meta.failed(e))
-        }))
+        collect(
+            self.map.iter().map(|row| {
+                row.map(|(key, value)| (K::from_key(&key), value)).map_err(|e| self.meta.failed(e))
+            }),
+        )
     }
 }
 
@@ -322,7 +324,8 @@ impl Maps {
     ///
     /// When the kernel refuses.
     pub fn forget_counter(&mut self, key: &abi::CounterKey) -> Result<(), MapError> {
-        absent_is_fine(self.counters.remove(key)).map_err(|source| MapError::Kernel { map: "counters", source })
+        absent_is_fine(self.counters.remove(key))
+            .map_err(|source| MapError::Kernel { map: "counters", source })
     }
 
     /// Failures of helpers, summed over processors.
@@ -356,7 +359,9 @@ fn sum<K: Pod + Eq + std::hash::Hash>(
 ) -> Result<HashMap<K, u64>, MapError> {
     counts
         .iter()
-        .map(|row| row.map(|(key, cpus)| (key, cpus.iter().sum())).map_err(|source| MapError::Kernel { map, source }))
+        .map(|row| {
+            row.map(|(key, cpus)| (key, cpus.iter().sum())).map_err(|source| MapError::Kernel { map, source })
+        })
         .collect()
 }
 

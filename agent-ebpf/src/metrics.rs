@@ -39,7 +39,10 @@ pub struct MetricsError(#[from] prometheus::Error);
 
 const DENIAL_LABELS: [&str; 5] = ["namespace", "workload", "policy", "rule_kind", "given"];
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
@@ -113,7 +116,11 @@ impl Metrics {
                 "Objects and files that cannot be taken; their last good state is in force.",
                 &["source"],
             )?,
-            events: counter("holdfast_events_total", "Records that kernel programs sent to the agent.", &["kind"])?,
+            events: counter(
+                "holdfast_events_total",
+                "Records that kernel programs sent to the agent.",
+                &["kind"],
+            )?,
             events_lost: counter(
                 "holdfast_events_lost_total",
                 "Records that found no room in their ring buffer. Of cgroups none is missed for long: the agent walks the \
@@ -128,8 +135,13 @@ impl Metrics {
     pub fn set_counts(&self, totals: &BTreeMap<Subject, u64>) {
         let mut sums: BTreeMap<[&str; 5], u64> = BTreeMap::new();
         for (subject, count) in totals {
-            let labels =
-                [subject.namespace.as_str(), &subject.workload, &subject.policy, subject.rule_kind, subject.given];
+            let labels = [
+                subject.namespace.as_str(),
+                &subject.workload,
+                &subject.policy,
+                subject.rule_kind,
+                subject.given,
+            ];
             *sums.entry(labels).or_default() += count;
         }
         for (labels, sum) in sums {
@@ -195,7 +207,8 @@ impl Metrics {
             let counter = self.helper_errors.with_label_values(&[program, helper]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        let lost = |(key, count): (&abi::ErrorKey, &u64)| (key.helper == abi::HELPER_RINGBUF).then_some(*count);
+        let lost =
+            |(key, count): (&abi::ErrorKey, &u64)| (key.helper == abi::HELPER_RINGBUF).then_some(*count);
         let lost: u64 = errors.iter().filter_map(lost).sum();
         let counter = self.events_lost.with_label_values(&["cgroup"]);
         counter.inc_by(lost.saturating_sub(counter.get()));
@@ -216,7 +229,16 @@ impl Metrics {
 /// The programs of `enum hf_program`.
 fn program_name(program: u16) -> &'static str {
     const NAMES: [&str; 10] = [
-        "unknown", "egress", "ingress", "connect", "sendmsg", "sockops", "cgroup", "process", "syscall", "sys_enter",
+        "unknown",
+        "egress",
+        "ingress",
+        "connect",
+        "sendmsg",
+        "sockops",
+        "cgroup",
+        "process",
+        "syscall",
+        "sys_enter",
     ];
     NAMES.get(usize::from(program)).copied().unwrap_or("unknown")
 }
@@ -224,8 +246,14 @@ fn program_name(program: u16) -> &'static str {
 /// The helpers of `enum hf_helper`.
 fn helper_name(helper: u16) -> &'static str {
     const NAMES: [&str; 8] = [
-        "unknown", "map_update_elem", "sk_storage_get", "probe_read_kernel", "ringbuf_reserve", "skb_load_bytes",
-        "send_signal", "counter_update",
+        "unknown",
+        "map_update_elem",
+        "sk_storage_get",
+        "probe_read_kernel",
+        "ringbuf_reserve",
+        "skb_load_bytes",
+        "send_signal",
+        "counter_update",
     ];
     NAMES.get(usize::from(helper)).copied().unwrap_or("unknown")
 }

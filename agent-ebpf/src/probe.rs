@@ -69,7 +69,13 @@ impl fmt::Display for Report {
         writeln!(f, "kernel {}", self.kernel)?;
         writeln!(f, "{:<16} {:<12} REASON", "MECHANISM", "STATE")?;
         for row in &self.mechanisms {
-            writeln!(f, "{:<16} {:<12} {}", row.mechanism, row.state, row.reason.as_deref().unwrap_or_default())?;
+            writeln!(
+                f,
+                "{:<16} {:<12} {}",
+                row.mechanism,
+                row.state,
+                row.reason.as_deref().unwrap_or_default()
+            )?;
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ impl Progress {
 }
 
 /// The time between two full comparisons of the kernel with what it should hold.
-const VERIFY_EVERY: Duration = Duration::from_secs(60);
+const VERIFY_EVERY: Duration = Duration::from_mins(1);
 /// The time between two walks of the cgroup tree, beside the events.
 const WALK_EVERY: Duration = Duration::from_secs(15);
 /// The first and the longest pause before a write that failed is tried again.
@@ -94,9 +94,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut places = places(&settings.bpffs)?;
     places.bpffs.clone_from(&settings.bpffs);
     let netns = fs::metadata(&settings.host_netns)
-        .with_context(|| format!("the host's network namespace, {} (--host-netns)", settings.host_netns.display()))?
+        .with_context(|| {
+            format!("the host's network namespace, {} (--host-netns)", settings.host_netns.display())
+        })?
         .ino();
-    let netns = u32::try_from(netns).map_err(|_| anyhow!("{}: not a namespace", settings.host_netns.display()))?;
+    let netns = u32::try_from(netns).with_context(|| {
+        format!("--host-netns {}: not a network namespace", settings.host_netns.display())
+    })?;
     let state = StateDir::open(&settings.state_dir)?;
 
     let kernel = loader::load(&places)?;
@@ -140,7 +144,11 @@ pub async fn run(settings: Settings) -> Result<()> {
             .await
             .with_context(|| format!("--metrics-addr {}", settings.metrics_addr))?;
         info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
-        let shared = http::Shared { engine: Arc::clone(&engine), metrics: metrics.clone(), progress: progress.clone() };
+        let shared = http::Shared {
+            engine: Arc::clone(&engine),
+            metrics: metrics.clone(),
+            progress: progress.clone(),
+        };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
             http::serve(listener, shared, shutdown).await?;
@@ -179,6 +187,11 @@ pub async fn run(settings: Settings) -> Result<()> {
         });
     }
 
+    until_ended(tasks, &stop_tx).await
+}
+
+/// Waits for a signal, or for a part to end, and stops the others.
+async fn until_ended(mut tasks: JoinSet<Result<&'static str>>, stop: &watch::Sender<bool>) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let outcome = tokio::select! {
         _ = term.recv() => Ok(()),
@@ -190,7 +203,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         },
     };
     info!("stopping; what is in the kernel stays in force");
-    stop_tx.send_replace(true);
+    stop.send_replace(true);
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(8), all).await.is_err() {
         warn!("not every part stopped in time");
@@ -280,7 +293,11 @@ impl Main {
                 }
             };
             if act {
-                retry = if self.apply() { None } else { Some(retry.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1))) };
+                retry = if self.apply() {
+                    None
+                } else {
+                    Some(retry.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1)))
+                };
             }
         }
     }
@@ -291,7 +308,8 @@ impl Main {
         let ring = self.events.get_mut();
         while let Some(item) = ring.next() {
             let Some(event) = abi::CgroupEvent::read(&item) else { continue };
-            self.metrics.events(if event.kind == abi::CGROUP_MADE { "cgroup_made" } else { "cgroup_gone" }, 1);
+            self.metrics
+                .events(if event.kind == abi::CGROUP_MADE { "cgroup_made" } else { "cgroup_gone" }, 1);
             news |= match (event.kind, event.path) {
                 (abi::CGROUP_MADE, Some(path)) => self.tree.made(event.id, &path),
                 (abi::CGROUP_MADE, None) => {
@@ -342,7 +360,10 @@ impl Main {
                 drop(engine);
                 let complete = facts.complete;
                 if complete && !self.progress.borrow().complete {
-                    info!(after_ms = self.started.elapsed().as_millis(), "ready: everything known at start is in force");
+                    info!(
+                        after_ms = self.started.elapsed().as_millis(),
+                        "ready: everything known at start is in force"
+                    );
                 }
                 self.progress.send_replace(Progress {
                     applied,

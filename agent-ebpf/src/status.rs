@@ -215,7 +215,8 @@ pub struct WorkloadStatus {
 pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
     let path = names_file(state_dir);
     let bytes = fs::read(&path).map_err(|source| StatusError::File { path: path.clone(), source })?;
-    let names: Names = serde_json::from_slice(&bytes).map_err(|source| StatusError::Parse { path, source })?;
+    let names: Names =
+        serde_json::from_slice(&bytes).map_err(|source| StatusError::Parse { path, source })?;
     let maps = Maps::open(&places.pins())?;
     let cgroups = maps.cgroups.read()?;
     let counters = maps.counters()?;
@@ -229,7 +230,8 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
         let mut counts = BTreeMap::new();
         for (key, count) in counters.iter().filter(|(key, _)| key.workload == index) {
             let rules = if key.kind < 2 { &net } else { &sys };
-            let rule = rules.get(usize::from(key.rule)).cloned().unwrap_or_else(|| format!("rule {}", key.rule));
+            let rule =
+                rules.get(usize::from(key.rule)).cloned().unwrap_or_else(|| format!("rule {}", key.rule));
             *counts.entry(format!("{rule} {}", given_name(key.given))).or_default() += count;
         }
         let isolated = [("ingress", 0), ("egress", 1)]
@@ -254,7 +256,8 @@ impl std::fmt::Display for Status {
         for workload in &self.workloads {
             let name = &workload.name;
             let container = name.container.as_ref().map(|c| format!(" [{c}]")).unwrap_or_default();
-            let isolated = if workload.isolated.is_empty() { "-".to_owned() } else { workload.isolated.join(",") };
+            let isolated =
+                if workload.isolated.is_empty() { "-".to_owned() } else { workload.isolated.join(",") };
             writeln!(
                 f,
                 "{:<44} {:>7}  {:<16} {:>6}  {}",
@@ -268,11 +271,18 @@ impl std::fmt::Display for Status {
                 writeln!(f, "    {rule}: {count}")?;
             }
         }
-        writeln!(f, "\n{:<36} {:>10} {:>9}  RULES GIVEN LESS THAN ASKED", "POLICY", "GENERATION", "WORKLOADS")?;
+        writeln!(
+            f,
+            "\n{:<36} {:>10} {:>9}  RULES GIVEN LESS THAN ASKED",
+            "POLICY", "GENERATION", "WORKLOADS"
+        )?;
         for policy in &self.policies {
             let generation = policy.generation.map_or("none".to_owned(), |g| g.to_string());
-            let generation =
-                if policy.generation == Some(policy.wanted) { generation } else { format!("{generation} of {}", policy.wanted) };
+            let generation = if policy.generation == Some(policy.wanted) {
+                generation
+            } else {
+                format!("{generation} of {}", policy.wanted)
+            };
             let short = policy.rules.iter().filter(|rule| rule.reason.is_some()).count();
             writeln!(f, "{:<36} {generation:>10} {:>9}  {short}", policy.policy, policy.workloads)?;
             if let Some(failure) = &policy.failure {

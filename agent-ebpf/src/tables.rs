@@ -37,7 +37,11 @@ pub struct Delta<K, V> {
 
 /// Compares two states of one table.
 #[must_use]
-pub fn delta<K: Eq + Hash + Copy, V: PartialEq + Copy>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Delta<K, V> {
+#[expect(clippy::implicit_hasher, reason = "tables are all of one kind")]
+pub fn delta<K: Eq + Hash + Copy, V: PartialEq + Copy>(
+    old: &HashMap<K, V>,
+    new: &HashMap<K, V>,
+) -> Delta<K, V> {
     Delta {
         write: new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(k, v)| (*k, *v)).collect(),
         remove: old.keys().filter(|key| !new.contains_key(key)).copied().collect(),

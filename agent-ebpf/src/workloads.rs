@@ -106,7 +106,9 @@ pub fn place(facts: &Facts, cgroups: &[Cgroup]) -> Vec<Placement> {
             Some(path) => {
                 by_uid.get(path.uid.as_str()).map(|pod| (of_pod(pod, path.container.as_deref()), true))
             }
-            None => external_of(&facts.externals, &cgroup.path).map(|external| (of_external(external), false)),
+            None => {
+                external_of(&facts.externals, &cgroup.path).map(|external| (of_external(external), false))
+            }
         };
         if let Some(((key, workload), pod)) = found {
             out.entry(key.clone())
@@ -158,7 +160,12 @@ fn external_of<'a>(externals: &'a [External], path: &str) -> Option<&'a External
     let named = externals
         .iter()
         .filter_map(|external| {
-            external.cgroups.iter().filter(|c| within(c)).map(|c| (c.len(), external)).max_by_key(|(len, _)| *len)
+            external
+                .cgroups
+                .iter()
+                .filter(|c| within(c))
+                .map(|c| (c.len(), external))
+                .max_by_key(|(len, _)| *len)
         })
         .max_by_key(|(len, _)| *len)
         .map(|(_, external)| external);
@@ -215,22 +222,36 @@ mod tests {
         assert_eq!(found(&format!("/kubepods/burstable/pod{UID}")), pod);
         assert_eq!(found(&format!("/kubepods/pod{UID}/{ID}")), container);
         assert_eq!(found(&format!("/kubepods/besteffort/pod{UID}/crio-{ID}")), container);
-        let slice = format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{underscored}.slice");
+        let slice =
+            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{underscored}.slice");
         assert_eq!(found(&slice), pod);
         for scope in ["cri-containerd", "crio", "docker"] {
             assert_eq!(found(&format!("{slice}/{scope}-{ID}.scope")), container);
             assert_eq!(found(&format!("{slice}/{scope}-{ID}.scope/init/deep")), container);
         }
-        assert_eq!(found(&format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{underscored}.slice")), pod);
+        assert_eq!(
+            found(&format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{underscored}.slice")),
+            pod
+        );
         assert_eq!(found(&format!("/kubelet/kubepods/pod{UID}")), pod);
         let hash = "0123456789abcdef0123456789abcdef";
-        assert_eq!(found(&format!("/kubepods/burstable/pod{hash}/{ID}")), (hash.to_owned(), Some(ID.to_owned())));
+        assert_eq!(
+            found(&format!("/kubepods/burstable/pod{hash}/{ID}")),
+            (hash.to_owned(), Some(ID.to_owned()))
+        );
     }
 
     #[test]
     fn other_paths_are_no_pods() {
-        for path in ["/", "/system.slice/ssh.service", "/kubepods", "/kubepods/burstable", "/podsomething/x",
-            "/kubepods/pod-not-a-uid", &format!("/user/pod{UID}")] {
+        for path in [
+            "/",
+            "/system.slice/ssh.service",
+            "/kubepods",
+            "/kubepods/burstable",
+            "/podsomething/x",
+            "/kubepods/pod-not-a-uid",
+            &format!("/user/pod{UID}"),
+        ] {
             assert_eq!(parse(path), None, "{path}");
         }
     }

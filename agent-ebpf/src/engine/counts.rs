@@ -69,7 +69,9 @@ impl Counts {
             let workload = &placements[*position].workload;
             let owner = match &workload.owner {
                 Some(owner) => owner.to_string(),
-                None if placements[*position].workload.service_account.is_some() => format!("Pod/{}", workload.name),
+                None if placements[*position].workload.service_account.is_some() => {
+                    format!("Pod/{}", workload.name)
+                }
                 None => format!("ExternalWorkload/{}", workload.name),
             };
             self.workloads.insert(*index, Who { namespace: workload.namespace.clone(), workload: owner });

@@ -71,12 +71,48 @@ pub const fn asked(action: Action) -> &'static str {
     }
 }
 
-/// Calls that `io_uring` makes without making them (the opcodes of include/uapi/linux/io_uring.h, 6.12).
+/// Calls that `io_uring` makes without making them (the opcodes of `include/uapi/linux/io_uring.h`, 6.12).
 const URING_CALLS: [&str; 40] = [
-    "accept", "accept4", "bind", "close", "connect", "epoll_ctl", "fadvise64", "fallocate", "fgetxattr", "fsetxattr", "fsync",
-    "ftruncate", "futex", "getxattr", "link", "linkat", "listen", "madvise", "mkdir", "mkdirat", "open", "openat", "openat2",
-    "recv", "recvmsg", "rename", "renameat", "renameat2", "send", "sendmsg", "setxattr", "shutdown", "socket", "splice",
-    "statx", "symlink", "symlinkat", "tee", "unlink", "unlinkat",
+    "accept",
+    "accept4",
+    "bind",
+    "close",
+    "connect",
+    "epoll_ctl",
+    "fadvise64",
+    "fallocate",
+    "fgetxattr",
+    "fsetxattr",
+    "fsync",
+    "ftruncate",
+    "futex",
+    "getxattr",
+    "link",
+    "linkat",
+    "listen",
+    "madvise",
+    "mkdir",
+    "mkdirat",
+    "open",
+    "openat",
+    "openat2",
+    "recv",
+    "recvmsg",
+    "rename",
+    "renameat",
+    "renameat2",
+    "send",
+    "sendmsg",
+    "setxattr",
+    "shutdown",
+    "socket",
+    "splice",
+    "statx",
+    "symlink",
+    "symlinkat",
+    "tee",
+    "unlink",
+    "unlinkat",
 ];
 
 /// How one call of a set is judged on this kernel.
@@ -114,11 +150,14 @@ pub(super) fn lower_set(
             continue;
         }
         let key = abi::SyscallKey { set: number, abi: u32::from(*abi == Abi::I386), nr: *nr };
-        out.tables.syscalls.insert(key, abi::Syscall {
-            hooks: way.hooks,
-            clauses: u32::try_from(rows.len()).unwrap_or(u32::MAX),
-            flags: if enter { abi::SYSCALL_AT_ENTRY } else { 0 },
-        });
+        out.tables.syscalls.insert(
+            key,
+            abi::Syscall {
+                hooks: way.hooks,
+                clauses: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+                flags: if enter { abi::SYSCALL_AT_ENTRY } else { 0 },
+            },
+        );
         for (index, row) in (0..).zip(rows) {
             let key = abi::ClauseKey { set: number, abi: key.abi, nr: *nr, index };
             out.tables.clauses.insert(key, row);
@@ -167,7 +206,11 @@ fn way(name: &str, clauses: &[Clause], mechanisms: &Mechanisms) -> Way {
         _ => &[name],
     };
     let routes: Vec<_> = members.iter().filter_map(|member| mechanisms.route(member, conditions)).collect();
-    let hooks = routes.iter().flat_map(|(route, _)| route.hooks).map(|hook| Mechanisms::bit(*hook)).fold(0, |a, b| a | b);
+    let hooks = routes
+        .iter()
+        .flat_map(|(route, _)| route.hooks)
+        .map(|hook| Mechanisms::bit(*hook))
+        .fold(0, |a, b| a | b);
     let mechanism = routes.iter().map(|(_, mechanism)| *mechanism).max();
     Way { hooks, mechanism, at_entry: hooks == 0 && mechanisms.no_sys_enter.is_none() }
 }

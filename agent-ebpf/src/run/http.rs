@@ -47,7 +47,10 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     if progress.ready() {
         return (StatusCode::OK, "ok\n".to_owned());
     }
-    let why = progress.error.clone().unwrap_or_else(|| "not everything known at start is in the kernel yet".to_owned());
+    let why = progress
+        .error
+        .clone()
+        .unwrap_or_else(|| "not everything known at start is in the kernel yet".to_owned());
     (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use holdfast_crds::WorkloadNode;
 use holdfast_crds::workload_node::{
-    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PolicyReport as ApiPolicy, PolicyState, RuleReport,
-    SourceError as ApiError, WorkloadNodeStatus,
+    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PolicyReport as ApiPolicy, PolicyState,
+    RuleReport, SourceError as ApiError, WorkloadNodeStatus,
 };
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
@@ -89,21 +89,28 @@ impl Reporter {
     async fn renew(&self, client: &Client) -> Result<()> {
         let name = format!("holdfast-agent-{}", self.node);
         let lease = Lease {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(self.namespace.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(self.namespace.clone()),
+                ..ObjectMeta::default()
+            },
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.node.clone()),
                 lease_duration_seconds: Some(LEASE_SECONDS),
                 renew_time: Some(MicroTime(Timestamp::now())),
                 ..LeaseSpec::default()
             }),
-            ..Lease::default()
         };
         let api: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
         api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&lease)).await?;
         Ok(())
     }
 
-    async fn report(&self, client: &Client, written: Option<&WorkloadNodeStatus>) -> Result<Option<WorkloadNodeStatus>> {
+    async fn report(
+        &self,
+        client: &Client,
+        written: Option<&WorkloadNodeStatus>,
+    ) -> Result<Option<WorkloadNodeStatus>> {
         let nodes: Api<Node> = Api::all(client.clone());
         let node_uid = nodes.get(&self.node).await?.metadata.uid.unwrap_or_default();
         let progress = self.progress.borrow().clone();
@@ -159,7 +166,10 @@ fn status(progress: &Progress, mechanisms: &Mechanisms, node_uid: String) -> Wor
             .iter()
             .take(32)
             .map(|error| ApiError {
-                origin: error.object.as_ref().map_or_else(|| error.place.clone(), |o| format!("{} {o}", error.place)),
+                origin: error
+                    .object
+                    .as_ref()
+                    .map_or_else(|| error.place.clone(), |o| format!("{} {o}", error.place)),
                 message: error.message.clone(),
             })
             .collect(),
