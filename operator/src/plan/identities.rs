@@ -1,8 +1,8 @@
 //! Numbers for identities: the same set of properties keeps its number while any address uses it, and a number that
 //! is free rests before it means something else.
 //!
-//! Numbers are given out upwards, so one comes back only after all four billion others were used; the highest one
-//! given out is kept in the AddressSlices (see [`super::slices`]) and so survives a restart.
+//! Numbers are given out upwards, so one comes back only after all four billion others were used. The highest one given
+//! out is kept in the AddressSlices (see [`super::slices`]), as are resting ones, so both survive a restart.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -112,22 +112,32 @@ impl Identities {
         }
     }
 
-    /// Lets numbers go that have rested, and begins the rest of those that were taken over and have no user.
-    pub fn tick(&mut self, now: Instant) {
+    /// Whether a number means something: it is used, or rests.
+    #[must_use]
+    pub fn knows(&self, id: u32) -> bool {
+        self.keys.contains_key(&id)
+    }
+
+    /// Lets numbers go that have rested, and begins the rest of those that were taken over and have no user. Returns
+    /// those that went.
+    pub fn tick(&mut self, now: Instant) -> Vec<u32> {
         for numbered in self.numbered.values_mut() {
             if numbered.users == 0 && numbered.resting_since.is_none() {
                 numbered.resting_since = Some(now);
             }
         }
         let keys = &mut self.keys;
+        let mut gone = Vec::new();
         self.numbered.retain(|_, numbered| {
             let rested =
                 numbered.resting_since.is_some_and(|since| now.saturating_duration_since(since) >= REST);
             if rested {
                 keys.remove(&numbered.id);
+                gone.push(numbered.id);
             }
             !rested
         });
+        gone
     }
 
     /// How many identities have at least one user.

@@ -2,8 +2,11 @@
 //!
 //! Pure: the book holds what each slice should say and what the API server is known to have; [`Book::next`] names one
 //! request at a time and [`Book`] is told how it went. What it guarantees:
-//! * an address, a namespace, or a part of a Service stands in one slice only;
+//! * an address, a namespace, or a part of a Service stands in one slice only, at every moment: where it has to move, the
+//!   slice that it leaves is written first;
 //! * no slice has more than [`MAX_ENTRIES`] entries of a kind or more than [`MAX_BYTES`] of JSON;
+//! * an identity is taken out of a slice only when another slice on the server lists it, or when its number has rested,
+//!   so that it has the same number when it comes back, whoever leads then (unless its slice has no room for it);
 //! * a new entry goes to the one open slice of its class, so a burst of them costs few writes;
 //! * slices with deletions and changed entries are written before slices with new ones only;
 //! * an update names the version that it replaces, so that it fails when somebody else wrote in between.
@@ -117,8 +120,12 @@ pub enum Urgency {
 pub struct Book {
     slices: BTreeMap<String, Slice>,
     places: HashMap<Key, String>,
+    /// What was taken out of a slice, and may still stand in it on the server.
+    leaving: HashMap<Key, String>,
     open: HashMap<Class, String>,
     identities: Identities,
+    /// For each identity, a slice that lists it on the server.
+    homes: HashMap<u32, String>,
     /// The next number for a slice's name.
     next_name: u64,
     /// Counts changes, so that the slice that has waited longest goes first.
@@ -229,7 +236,19 @@ impl Book {
 
     /// Lets identities' numbers go that have rested.
     pub fn tick(&mut self, now: Instant) {
-        self.identities.tick(now);
+        for id in self.identities.tick(now) {
+            self.homes.remove(&id);
+            let mut bare = Vec::new();
+            for (name, slice) in &mut self.slices {
+                if slice.unlist(id) && slice.is_bare() {
+                    bare.push(name.clone());
+                }
+            }
+            // On the server others say one word too many, until they are written for another reason.
+            for name in bare {
+                self.touch(&name, Urgency::Wrong);
+            }
+        }
     }
 
     /// The slices by name.
@@ -253,6 +272,19 @@ impl Book {
             self.take_out(&key);
         }
         let class = key.class();
+        let back = self
+            .leaving
+            .get(&key)
+            .filter(|name| self.slices.get(*name).is_some_and(|slice| slice.fits(&key, &entry)));
+        if let Some(name) = back.cloned() {
+            self.leaving.remove(&key);
+            if let Some(slice) = self.slices.get_mut(&name) {
+                slice.insert(key.clone(), entry);
+            }
+            self.places.insert(key, name.clone());
+            self.touch(&name, Urgency::Wrong);
+            return true;
+        }
         let Some(name) = self.room_for(class, &key, &entry) else { return false };
         if let Some(slice) = self.slices.get_mut(&name) {
             slice.insert(key.clone(), entry);
@@ -266,6 +298,9 @@ impl Book {
         if let Some(name) = self.places.remove(key) {
             if let Some(slice) = self.slices.get_mut(&name) {
                 slice.remove(key);
+                if slice.server.is_some() || slice.in_flight.is_some() {
+                    self.leaving.insert(key.clone(), name.clone());
+                }
             }
             self.touch(&name, Urgency::Wrong);
         }
@@ -310,10 +345,14 @@ impl Book {
     }
 }
 
+/// The identities that a slice lists.
+fn identities_of(spec: &AddressSliceSpec) -> HashMap<u32, Arc<IdentityKey>> {
+    spec.identities.iter().map(|entry| (entry.id, Arc::new(IdentityKey::of_entry(entry)))).collect()
+}
+
 /// The entries of a slice's lists.
 fn entries_of(spec: &AddressSliceSpec) -> Vec<(Key, Entry)> {
-    let identities: HashMap<u32, Arc<IdentityKey>> =
-        spec.identities.iter().map(|entry| (entry.id, Arc::new(IdentityKey::of_entry(entry)))).collect();
+    let identities = identities_of(spec);
     let namespaces = spec.namespaces.iter().map(|NamespaceEntry { name, labels }| {
         (Key::Namespace(name.clone()), Entry::Namespace(labels.clone()))
     });

@@ -36,7 +36,10 @@ pub struct Slice {
     pub(super) class: Class,
     pub(super) entries: BTreeMap<Key, Entry>,
     identities: BTreeMap<u32, Listed>,
+    /// The bytes of all entries, and of the identities that they use.
     bytes: usize,
+    /// The bytes of identities that are listed without being used.
+    idle_bytes: usize,
     pub(super) server: Option<OnServer>,
     /// How pressing it is to write it, and since when; `None` when nothing is to be written.
     pub(super) dirty: Option<(Urgency, u64)>,
@@ -82,6 +85,7 @@ impl Slice {
             entries: BTreeMap::new(),
             identities: BTreeMap::new(),
             bytes: 0,
+            idle_bytes: 0,
             server: None,
             dirty: None,
             in_flight: None,
@@ -104,6 +108,11 @@ impl Slice {
         self.entries.is_empty()
     }
 
+    /// Whether it should say nothing at all.
+    pub(super) fn is_bare(&self) -> bool {
+        self.entries.is_empty() && self.identities.is_empty()
+    }
+
     pub(super) fn is_half_empty(&self) -> bool {
         self.entries.len() < MAX_ENTRIES / 2 && self.bytes < MAX_BYTES / 2
     }
@@ -111,7 +120,7 @@ impl Slice {
     /// The bytes that an entry adds, with its identity if that is not listed yet.
     fn added_bytes(&self, key: &Key, entry: &Entry) -> usize {
         let identity = identity_of(entry)
-            .filter(|(id, _)| !self.identities.contains_key(id))
+            .filter(|(id, _)| self.identities.get(id).is_none_or(|listed| listed.users == 0))
             .map_or(0, |(id, identity)| json_len(&identity.entry(*id)));
         entry_bytes(key, entry) + identity
     }
@@ -127,15 +136,74 @@ impl Slice {
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         self.bytes += entry_bytes(&key, &entry);
         if let Some((id, identity)) = identity_of(&entry) {
-            let bytes = &mut self.bytes;
-            let listed = self.identities.entry(*id).or_insert_with(|| {
-                let size = json_len(&identity.entry(*id));
-                *bytes += size;
-                Listed { key: identity.clone(), users: 0, bytes: size }
-            });
-            listed.users += 1;
+            self.list(*id, identity);
+            if let Some(listed) = self.identities.get_mut(id) {
+                if listed.users == 0 {
+                    self.idle_bytes -= listed.bytes;
+                    self.bytes += listed.bytes;
+                }
+                listed.users += 1;
+            }
         }
         self.entries.insert(key, entry);
+        self.make_room();
+    }
+
+    /// Lists an identity, used or not.
+    fn list(&mut self, id: u32, identity: &Arc<IdentityKey>) {
+        if !self.identities.contains_key(&id) {
+            let bytes = json_len(&identity.entry(id));
+            self.idle_bytes += bytes;
+            self.identities.insert(id, Listed { key: identity.clone(), users: 0, bytes });
+        }
+    }
+
+    /// Lists an identity that nobody uses, if there is room.
+    pub(super) fn list_idle(&mut self, id: u32, identity: &Arc<IdentityKey>) {
+        self.list(id, identity);
+        self.make_room();
+    }
+
+    /// Lists an identity no longer, unless an entry uses it. Whether it was listed so far.
+    pub(super) fn unlist(&mut self, id: u32) -> bool {
+        let Some(listed) = self.identities.get(&id).filter(|listed| listed.users == 0) else { return false };
+        self.idle_bytes -= listed.bytes;
+        self.identities.remove(&id);
+        true
+    }
+
+    /// Whether an entry uses an identity.
+    pub(super) fn uses(&self, id: u32) -> bool {
+        self.identities.get(&id).is_some_and(|listed| listed.users > 0)
+    }
+
+    /// Whether an identity is listed, used or not.
+    pub(super) fn lists(&self, id: u32) -> bool {
+        self.identities.contains_key(&id)
+    }
+
+    /// Lists only those unused identities that are to be kept here.
+    pub(super) fn purge(&mut self, keep: impl Fn(u32) -> bool) {
+        let idle: Vec<u32> = self
+            .identities
+            .iter()
+            .filter(|(id, listed)| listed.users == 0 && !keep(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.unlist(id);
+        }
+    }
+
+    /// What is used comes before what only rests here.
+    fn make_room(&mut self) {
+        while self.identities.len() > MAX_ENTRIES || self.bytes + self.idle_bytes > MAX_BYTES {
+            let Some(id) = self.identities.iter().find(|(_, listed)| listed.users == 0).map(|(id, _)| *id)
+            else {
+                return;
+            };
+            self.unlist(id);
+        }
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
@@ -147,7 +215,7 @@ impl Slice {
             listed.users -= 1;
             if listed.users == 0 {
                 self.bytes -= listed.bytes;
-                self.identities.remove(id);
+                self.idle_bytes += listed.bytes;
             }
         }
         Some(entry)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use holdfast_crds::address_slice::AddressSliceSpec;
 
 use super::layout::OnServer;
-use super::{Book, Class, Entry, Key, Slice, Urgency, entries_of, hash_of};
+use super::{Book, Class, Entry, Key, Slice, Urgency, entries_of, hash_of, identities_of};
 
 /// An AddressSlice as it was read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,7 +106,7 @@ pub enum Refusal {
 }
 
 /// A request that is under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Flight {
     /// What was pressing, in case it fails.
     dirty: Option<(Urgency, u64)>,
@@ -114,6 +114,10 @@ pub(super) struct Flight {
     content: Option<u64>,
     /// The mark that is written.
     mark: u32,
+    /// The identities that are listed.
+    identities: Vec<u32>,
+    /// What has left the slice, and stands in it no longer once this has succeeded.
+    left: Vec<Key>,
 }
 
 fn class_of(name: &str, content: Option<&AddressSliceSpec>) -> Class {
@@ -160,10 +164,16 @@ impl Book {
                 self.places.insert(key, name.clone());
             }
         }
+        for (id, identity) in observed.content.iter().flat_map(identities_of) {
+            if self.identities.load(id, &identity) {
+                slice.list_idle(id, &identity);
+                self.homes.entry(id).or_insert_with(|| name.clone());
+            }
+        }
         let differs = slice.server.as_ref().and_then(|server| server.content) != Some(hash_of(&slice.spec()));
-        let empty = slice.is_empty();
+        let bare = slice.is_bare();
         self.slices.insert(name.clone(), slice);
-        if differs || empty {
+        if differs || bare {
             self.touch(&name, Urgency::Wrong);
         }
     }
@@ -235,7 +245,8 @@ impl Book {
     }
 
     fn missing(&mut self, name: &str) {
-        if self.slices.get(name).is_some_and(Slice::is_empty) {
+        self.leaving.retain(|_, left| left != name);
+        if self.slices.get(name).is_some_and(Slice::is_bare) {
             self.slices.remove(name);
         } else {
             self.touch(name, Urgency::Wrong);
@@ -248,46 +259,78 @@ impl Book {
             .slices
             .iter_mut()
             .find(|(_, slice)| slice.suspect && slice.in_flight.is_none() && slice.ready(now))?;
-        slice.in_flight = Some(Flight { dirty: None, content: None, mark: 0 });
+        slice.in_flight = Some(Flight::default());
         Some(Write { name: name.clone(), action: Action::Read })
     }
 
     /// The next write: of the slices that are to be written, the most pressing one that has waited longest.
     pub fn next_write(&mut self, now: Instant) -> Option<Write> {
         loop {
-            let (_, name) = self
-                .slices
-                .iter()
-                .filter(|(_, slice)| !slice.suspect && slice.in_flight.is_none() && slice.ready(now))
-                .filter_map(|(name, slice)| Some((slice.dirty?, name)))
-                .min()?;
-            let name = name.clone();
+            let name = self.most_pressing(now)?.to_owned();
             if let Some(action) = self.action(&name) {
                 return Some(Write { name, action });
             }
         }
     }
 
+    fn most_pressing(&self, now: Instant) -> Option<&str> {
+        let mut waiting: Vec<(Urgency, u64, &str)> = Vec::new();
+        let mut all = true;
+        for (name, slice) in &self.slices {
+            let Some((urgency, since)) = slice.dirty else { continue };
+            if slice.suspect || slice.in_flight.is_some() || !slice.ready(now) {
+                all = false;
+            } else {
+                waiting.push((urgency, since, name));
+            }
+        }
+        waiting.sort_unstable();
+        let free = waiting.iter().find(|(_, _, name)| !self.must_wait(name));
+        // Where every slice waits for another one, which takes two entries that have grown out of their slices and
+        // into each other's, one of them goes first all the same.
+        free.or_else(|| waiting.first().filter(|_| all)).map(|(_, _, name)| *name)
+    }
+
+    /// Whether an entry of a slice may still stand in another one on the server.
+    fn must_wait(&self, name: &str) -> bool {
+        !self.leaving.is_empty()
+            && self.slices.get(name).is_some_and(|slice| {
+                slice.entries.keys().any(|key| self.leaving.get(key).is_some_and(|left| left != name))
+            })
+    }
+
     /// Begins to write a slice. `None` when it turns out that there is nothing to write.
     fn action(&mut self, name: &str) -> Option<Action> {
         let keep = self.must_keep(name);
         let mark = self.identities.mark();
+        let left: Vec<Key> =
+            self.leaving.iter().filter(|(_, left)| *left == name).map(|(key, _)| key.clone()).collect();
+        let (homes, identities) = (&self.homes, &self.identities);
         let slice = self.slices.get_mut(name)?;
+        slice.purge(|id| identities.knows(id) && homes.get(&id).is_none_or(|home| home == name));
         let dirty = slice.dirty.take();
         let content = slice.spec();
         let hash = hash_of(&content);
+        let listed = content.identities.iter().map(|identity| identity.id).collect();
         let mark = if slice.class == Class::Addresses { mark } else { 0 };
         let (action, flight) = match &slice.server {
-            None if slice.is_empty() => {
+            None if slice.is_bare() => {
                 self.slices.remove(name);
+                self.has_left(name, &left);
                 return None;
             }
-            None => (Action::Create { content, mark }, Flight { dirty, content: Some(hash), mark }),
-            Some(server) if slice.is_empty() && !keep => (
-                Action::Delete { uid: server.uid.clone(), resource_version: server.resource_version.clone() },
-                Flight { dirty, content: None, mark: 0 },
+            None => (
+                Action::Create { content, mark },
+                Flight { dirty, content: Some(hash), mark, identities: listed, left },
             ),
-            Some(server) if server.content == Some(hash) => return None,
+            Some(server) if slice.is_bare() && !keep => (
+                Action::Delete { uid: server.uid.clone(), resource_version: server.resource_version.clone() },
+                Flight { dirty, left, ..Flight::default() },
+            ),
+            Some(server) if server.content == Some(hash) => {
+                self.has_left(name, &left);
+                return None;
+            }
             Some(server) => (
                 Action::Update {
                     content,
@@ -295,7 +338,7 @@ impl Book {
                     uid: server.uid.clone(),
                     resource_version: server.resource_version.clone(),
                 },
-                Flight { dirty, content: Some(hash), mark },
+                Flight { dirty, content: Some(hash), mark, identities: listed, left },
             ),
         };
         slice.in_flight = Some(flight);
@@ -309,7 +352,7 @@ impl Book {
         let elsewhere = self
             .slices
             .iter()
-            .filter(|(other, slice)| *other != name && !(slice.is_empty() && slice.in_flight.is_some()))
+            .filter(|(other, slice)| *other != name && !(slice.is_bare() && slice.in_flight.is_some()))
             .filter_map(|(_, slice)| Some(slice.server.as_ref()?.mark))
             .max();
         mark > elsewhere.unwrap_or_default()
@@ -325,19 +368,38 @@ impl Book {
             version: resource_version.parse().unwrap_or_default(),
             resource_version,
             content: flight.as_ref().and_then(|flight| flight.content),
-            mark: flight.map_or(0, |flight| flight.mark),
+            mark: flight.as_ref().map_or(0, |flight| flight.mark),
         });
+        let Flight { identities, left, .. } = flight.unwrap_or_default();
+        self.has_left(name, &left);
+        for id in identities {
+            let at_home =
+                self.homes.get(&id).and_then(|home| self.slices.get(home)).is_some_and(|home| home.uses(id));
+            if !at_home && self.slices.get(name).is_some_and(|slice| slice.lists(id)) {
+                self.homes.insert(id, name.to_owned());
+            }
+        }
         self.catch_up(name);
+    }
+
+    /// These stand in a slice no longer.
+    fn has_left(&mut self, name: &str, keys: &[Key]) {
+        for key in keys {
+            if self.leaving.get(key).is_some_and(|left| left == name) {
+                self.leaving.remove(key);
+            }
+        }
     }
 
     /// A deletion succeeded, or the slice turned out not to be there.
     pub fn deleted(&mut self, name: &str) {
+        self.leaving.retain(|_, left| left != name);
         let Some(slice) = self.slices.get_mut(name) else { return };
         slice.in_flight = None;
         slice.succeeded();
         let version = slice.server.take().map_or(0, |server| server.version);
         slice.news = None;
-        if slice.is_empty() {
+        if slice.is_bare() {
             self.slices.remove(name);
             self.tombs.insert(name.to_owned(), version);
         } else {
