@@ -30,7 +30,7 @@ pub struct AddressSliceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub namespaces: Vec<NamespaceEntry>,
-    /// The identities that `addresses` of this slice uses.
+    /// The identities that `addresses` of this slice uses, and such as it used a short while ago, whose numbers rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub identities: Vec<IdentityEntry>,

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules;
 
-/// How the agent is deployed. The image's repository is a flag of the operator, and cannot be chosen here.
+/// How the agent is deployed. The image's repository is a flag of the operator, and cannot be chosen here. Deleting the
+/// object takes the agents away; what they wrote to the kernel stays in force.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
     group = "holdfast.dev",
@@ -68,9 +69,6 @@ pub struct NodeAgentSpec {
     /// How the agent writes its log.
     #[serde(default)]
     pub log_format: LogFormat,
-    /// What deleting this object does to what is in force on the nodes.
-    #[serde(default)]
-    pub on_delete: OnDelete,
 }
 
 /// What the agent's container asks for, and what it may use at most.
@@ -131,16 +129,6 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-/// What deleting a NodeAgent does to what is in force on the nodes.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum OnDelete {
-    /// The agents go, what they wrote to the kernel stays in force.
-    #[default]
-    KeepEnforcing,
-    /// The agents remove everything from the kernel before they go.
-    Disarm,
 }
 
 /// How far the agent's roll-out has got; written by the operator.
