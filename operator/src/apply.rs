@@ -181,17 +181,16 @@ impl Writer {
     /// When a request fails, or the object is gone or another one.
     pub async fn write(&self, job: &Job) -> Result<JobDone, ApiError> {
         match (&job.subject, &job.content) {
-            (Subject::Policy(id), Content::Policy(uid, status)) => match &id.namespace {
-                Some(namespace) => {
+            (Subject::Policy(id), Content::Policy(uid, status)) => {
+                if let Some(namespace) = &id.namespace {
                     let api: Api<DeserializeGuard<WorkloadPolicy>> =
                         Api::namespaced(self.client.clone(), namespace);
                     self.apply_status(&api, "WorkloadPolicy", &id.name, uid, status).await
-                }
-                None => {
+                } else {
                     let api: Api<DeserializeGuard<ClusterWorkloadPolicy>> = Api::all(self.client.clone());
                     self.apply_status(&api, "ClusterWorkloadPolicy", &id.name, uid, status).await
                 }
-            },
+            }
             (Subject::External(key), Content::External(uid, status)) => {
                 let api: Api<DeserializeGuard<ExternalWorkload>> =
                     Api::namespaced(self.client.clone(), &key.namespace);

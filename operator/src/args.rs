@@ -72,7 +72,7 @@ pub struct Run {
     /// How to write the log
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// The least severe messages to log: error, warn, info, debug, trace, or a filter such as info,holdfast_operator=debug
+    /// The least severe messages to log: error, warn, info, debug, trace, or a filter such as `info,holdfast_operator=debug`
     #[arg(long, env = "HOLDFAST_LOG_LEVEL", default_value = "info")]
     pub log_level: tracing_subscriber::filter::targets::Targets,
 }

@@ -276,7 +276,7 @@ impl Index {
             Update::EndpointSlice(change) => self.change(Kind::EndpointSlice, change, &objects::ENDPOINTS),
             Update::ServiceCidr(change) => self.change(Kind::ServiceCidr, change, &objects::SERVICE_CIDRS),
             Update::ExternalWorkload(change) => {
-                self.change(Kind::ExternalWorkload, change, &objects::EXTERNALS)
+                self.change(Kind::ExternalWorkload, change, &objects::EXTERNALS);
             }
             Update::WorkloadPolicy(change) => self.change(Kind::WorkloadPolicy, change, &objects::POLICIES),
             Update::ClusterWorkloadPolicy(change) => {

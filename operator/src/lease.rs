@@ -174,15 +174,12 @@ impl Elector {
             ..LeaseSpec::default()
         };
         let post = PostParams::default();
-        let written = match current {
-            Some(mut lease) => {
-                lease.spec = Some(spec);
-                self.api.replace(&self.name, &post, &lease).await
-            }
-            None => {
-                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-                self.api.create(&post, &Lease { metadata, spec: Some(spec) }).await
-            }
+        let written = if let Some(mut lease) = current {
+            lease.spec = Some(spec);
+            self.api.replace(&self.name, &post, &lease).await
+        } else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            self.api.create(&post, &Lease { metadata, spec: Some(spec) }).await
         };
         match written {
             Ok(lease) => {

@@ -62,6 +62,7 @@ impl Pace {
 
 /// How a request went.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a dozen of them exist at a time")]
 enum Outcome {
     Listed(Result<Vec<(String, Observed)>, ApiError>),
     Slice(Write, Result<SliceDone, ApiError>),

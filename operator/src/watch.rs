@@ -36,6 +36,7 @@ use crate::plan::slices::SliceNews;
 
 /// What watches send.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most news are of the larger kind")]
 pub enum News {
     /// A change of a kind that the index holds.
     Index(Update),

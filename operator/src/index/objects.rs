@@ -147,8 +147,8 @@ pub(super) const EXTERNALS: Store<ExternalFacts> = Store {
     drop: |index, key| index.dirty.externals |= index.externals.remove(key).is_some(),
 };
 
-fn set_policy(index: &mut Index, key: ObjectKey, mut facts: PolicyFacts) {
-    let id = policy_id(&key);
+fn set_policy(index: &mut Index, key: &ObjectKey, mut facts: PolicyFacts) {
+    let id = policy_id(key);
     if let Some(old) = index.policies.get(&id) {
         if facts.is_malformed() && old.uid == facts.uid {
             facts.status = old.status.clone();
@@ -180,14 +180,14 @@ fn policy_keys(index: &Index, cluster: bool) -> HashSet<ObjectKey> {
 pub(super) const POLICIES: Store<PolicyFacts> = Store {
     malformed: Some(PolicyFacts::malformed),
     keys: |index| policy_keys(index, false),
-    set: set_policy,
+    set: |index, key, facts| set_policy(index, &key, facts),
     drop: drop_policy,
 };
 
 pub(super) const CLUSTER_POLICIES: Store<PolicyFacts> = Store {
     malformed: Some(PolicyFacts::malformed),
     keys: |index| policy_keys(index, true),
-    set: set_policy,
+    set: |index, key, facts| set_policy(index, &key, facts),
     drop: drop_policy,
 };
 

@@ -119,6 +119,9 @@ impl Index {
 
     /// What the agent of this node reports, where that is still true: the heartbeat is fresh, and the report is about
     /// this node and this boot.
+    ///
+    /// # Errors
+    /// Why nothing that is reported counts.
     pub fn report(&self, node: &str) -> Result<&Report, NoReport> {
         let facts = self.nodes.get(node).ok_or(NoReport::NoNode)?;
         let report = self.reports.get(node).ok_or(NoReport::NoAgent)?;

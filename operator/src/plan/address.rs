@@ -60,9 +60,9 @@ pub struct External {
 
 /// Who holds this address, and why a claim to it is passed over, if one is.
 #[must_use]
-pub fn holder(
+pub fn holder<S: std::hash::BuildHasher>(
     index: &Index,
-    externals: &HashMap<IpAddr, External>,
+    externals: &HashMap<IpAddr, External, S>,
     address: IpAddr,
 ) -> (Option<Holder>, Option<Unpublished>) {
     let mut holder = Holder::default();

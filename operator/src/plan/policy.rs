@@ -213,11 +213,10 @@ impl Survey {
         let mut message = format!("{} of {selected} nodes", self.programmed);
         let behind: Vec<&(Arc<str>, String)> = self.behind.values().flatten().collect();
         for (at, (node, why)) in behind.iter().take(NAMED_NODES).enumerate() {
-            message.push_str(if at == 0 { "; " } else { ", " });
-            message.push_str(&format!("{node}: {why}"));
+            message.extend([if at == 0 { "; " } else { ", " }, node, ": ", why]);
         }
         if behind.len() > NAMED_NODES {
-            message.push_str(&format!(" and {} more", behind.len() - NAMED_NODES));
+            message.extend([" and ", &(behind.len() - NAMED_NODES).to_string(), " more"]);
         }
         limited(&message)
     }

@@ -66,9 +66,9 @@ impl Queue {
     }
 
     /// Asks for a subject to be looked at: now if `urgent`, else not within `interval` of its last write.
-    pub(super) fn ask(&mut self, subject: Subject, urgent: bool, interval: Duration, now: Instant) {
+    pub(super) fn ask(&mut self, subject: &Subject, urgent: bool, interval: Duration, now: Instant) {
         self.items.entry(subject.clone()).or_default();
-        self.change(&subject, |item| {
+        self.change(subject, |item| {
             let mut at = match item.written {
                 Some(written) if !urgent => now.max(written + interval),
                 _ => now,
@@ -148,17 +148,17 @@ mod tests {
         let mut queue = Queue::default();
         let start = Instant::now();
         let ten = Duration::from_secs(10);
-        queue.ask(subject("a"), false, ten, start);
+        queue.ask(&subject("a"), false, ten, start);
         assert_eq!(queue.next(start), Some(subject("a")));
         queue.begin(&subject("a"));
-        queue.ask(subject("a"), true, ten, start);
+        queue.ask(&subject("a"), true, ten, start);
         assert_eq!(queue.next(start), None, "a write is under way");
         queue.succeeded(&subject("a"), start);
         assert_eq!(queue.next(start), Some(subject("a")), "asked for meanwhile");
-        queue.ask(subject("a"), false, ten, start + Duration::from_secs(1));
+        queue.ask(&subject("a"), false, ten, start + Duration::from_secs(1));
         assert_eq!(queue.next(start + Duration::from_secs(9)), None);
         assert_eq!(queue.wake(start), Some(start + ten));
-        queue.ask(subject("a"), true, ten, start + Duration::from_secs(2));
+        queue.ask(&subject("a"), true, ten, start + Duration::from_secs(2));
         assert_eq!(queue.next(start + Duration::from_secs(2)), Some(subject("a")));
         assert!(queue.is_empty());
     }
@@ -167,13 +167,13 @@ mod tests {
     fn failures_wait_longer_and_longer_even_when_urgent() {
         let mut queue = Queue::default();
         let mut now = Instant::now();
-        queue.ask(subject("a"), true, Duration::ZERO, now);
+        queue.ask(&subject("a"), true, Duration::ZERO, now);
         let mut waits = Vec::new();
         for _ in 0..10 {
             assert_eq!(queue.next(now), Some(subject("a")));
             queue.begin(&subject("a"));
             queue.failed(&subject("a"), Failure::Retry, now, 1.0);
-            queue.ask(subject("a"), true, Duration::ZERO, now);
+            queue.ask(&subject("a"), true, Duration::ZERO, now);
             let at = queue.wake(now).unwrap();
             waits.push(at - now);
             now = at;

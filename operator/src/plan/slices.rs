@@ -171,13 +171,13 @@ impl Book {
         let identity = match (identity, &old) {
             (None, _) => None,
             (Some(wanted), Some((id, known))) if **wanted == **known => Some((*id, known.clone())),
-            (Some(wanted), _) => match self.identities.acquire(wanted) {
-                Some(numbered) => Some(numbered),
-                None => {
+            (Some(wanted), _) => {
+                let Some(numbered) = self.identities.acquire(wanted) else {
                     self.remove(&key, now);
                     return false;
-                }
-            },
+                };
+                Some(numbered)
+            }
         };
         let new = identity.as_ref().map(|(id, _)| *id);
         let fits = self.set(key, Entry::Address(AddressFacts { entities, node, identity }));

@@ -135,7 +135,7 @@ impl Planner {
                 self.queue.settle(&subject);
             } else {
                 let urgent = conditions::flipped(&facts.status.conditions, &status.conditions);
-                self.queue.ask(subject, urgent, OTHER_STATUS_INTERVAL, now);
+                self.queue.ask(&subject, urgent, OTHER_STATUS_INTERVAL, now);
             }
         }
     }
@@ -226,7 +226,7 @@ impl Planner {
                 self.queue.settle(&subject);
             } else {
                 let urgent = conditions::flipped(&facts.status.conditions, &status.conditions);
-                self.queue.ask(subject, urgent, STATUS_INTERVAL, now);
+                self.queue.ask(&subject, urgent, STATUS_INTERVAL, now);
             }
         }
         for id in dirty.policies.ids.iter().filter(|id| !self.index.policies().contains_key(*id)) {
@@ -244,7 +244,7 @@ impl Planner {
             // One that was accepted before and is refused now keeps its DaemonSet: taking agents away protects nobody.
             let apply = refusal.is_none() || (set.is_some() && facts.spec.is_some());
             if apply && !facts.deleting && self.stale_daemon_set(name).is_some() {
-                self.queue.ask(Subject::DaemonSet(name.clone()), true, OTHER_STATUS_INTERVAL, now);
+                self.queue.ask(&Subject::DaemonSet(name.clone()), true, OTHER_STATUS_INTERVAL, now);
             }
             let status = node_agent::status(&self.index, facts, refusal.as_ref(), set, wall);
             let subject = Subject::NodeAgent(name.clone());
@@ -252,7 +252,7 @@ impl Planner {
                 self.queue.settle(&subject);
             } else {
                 let urgent = conditions::flipped(&facts.status.conditions, &status.conditions);
-                self.queue.ask(subject, urgent, OTHER_STATUS_INTERVAL, now);
+                self.queue.ask(&subject, urgent, OTHER_STATUS_INTERVAL, now);
             }
         }
     }

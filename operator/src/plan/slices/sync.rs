@@ -124,7 +124,7 @@ fn class_of(name: &str, content: Option<&AddressSliceSpec>) -> Class {
     let by_name = [Class::Namespaces, Class::Addresses, Class::Services]
         .into_iter()
         .find(|class| name.starts_with(class.prefix()));
-    by_name.unwrap_or_else(|| match content {
+    by_name.unwrap_or(match content {
         Some(content) if !content.namespaces.is_empty() => Class::Namespaces,
         Some(content) if !content.services.is_empty() => Class::Services,
         _ => Class::Addresses,
@@ -139,16 +139,16 @@ impl Book {
         observed.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut book = Self::default();
         for (name, observed) in observed {
-            book.adopt(name, &observed);
+            book.adopt(&name, &observed);
         }
         book
     }
 
-    fn adopt(&mut self, name: String, observed: &Observed) {
-        let class = class_of(&name, observed.content.as_ref());
+    fn adopt(&mut self, name: &str, observed: &Observed) {
+        let class = class_of(name, observed.content.as_ref());
         let mut slice = Slice::new(class);
         slice.server = Some(observed.on_server());
-        self.learn(&name, observed);
+        self.learn(name, observed);
         for (key, mut entry) in observed.content.as_ref().map(entries_of).unwrap_or_default() {
             if key.class() != class || self.places.contains_key(&key) {
                 continue;
@@ -161,20 +161,20 @@ impl Book {
             }
             if slice.fits(&key, &entry) {
                 slice.insert(key.clone(), entry);
-                self.places.insert(key, name.clone());
+                self.places.insert(key, name.to_owned());
             }
         }
         for (id, identity) in observed.content.iter().flat_map(identities_of) {
             if self.identities.load(id, &identity) {
                 slice.list_idle(id, &identity);
-                self.homes.entry(id).or_insert_with(|| name.clone());
+                self.homes.entry(id).or_insert_with(|| name.to_owned());
             }
         }
         let differs = slice.server.as_ref().and_then(|server| server.content) != Some(hash_of(&slice.spec()));
         let bare = slice.is_bare();
-        self.slices.insert(name.clone(), slice);
+        self.slices.insert(name.to_owned(), slice);
         if differs || bare {
-            self.touch(&name, Urgency::Wrong);
+            self.touch(name, Urgency::Wrong);
         }
     }
 

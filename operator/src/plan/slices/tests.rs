@@ -434,8 +434,8 @@ fn random_run(seed: u64) {
         }
         if round % 20 == 0 {
             server.settle(&mut book);
-            let seen: Vec<IpAddr> = server.addresses().iter().map(|(at, _)| *at).collect();
-            assert_eq!(seen, wanted.keys().copied().collect::<Vec<_>>());
+            let published: Vec<IpAddr> = server.addresses().iter().map(|(at, _)| *at).collect();
+            assert_eq!(published, wanted.keys().copied().collect::<Vec<_>>());
             for (at, id) in server.addresses() {
                 let id = id.unwrap();
                 let name = &wanted[&at];
