@@ -2,7 +2,8 @@
 //! policy set needs, then the identities, then each workload is flipped with one write, then what nobody points to any
 //! more goes. What was written is read back before anything is called programmed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -64,6 +65,10 @@ pub struct Engine {
     in_force: HashMap<PolicyId, Policy>,
     counts: Counts,
     host_netns: u32,
+    /// Cgroups that were there at the last change.
+    seen: HashSet<u64>,
+    /// Cgroups that a whole-host workload leaves alone, beside those of the node's own services.
+    spared: Vec<String>,
 }
 
 impl Engine {
@@ -86,6 +91,8 @@ impl Engine {
             in_force: HashMap::new(),
             counts: Counts::default(),
             host_netns,
+            seen: HashSet::new(),
+            spared: own_cgroup().into_iter().collect(),
         };
         let control = engine.maps.control()?;
         engine.maps.set_control(abi::Control { host_netns, ..control })?;
@@ -129,7 +136,7 @@ impl Engine {
     ///
     /// When the kernel refuses a write: what was in force before is in force still.
     pub fn apply(&mut self, facts: &Facts, cgroups: &[Cgroup]) -> Result<Applied, EngineError> {
-        let placements = workloads::place(facts, cgroups);
+        let placements = workloads::place(facts, cgroups, &self.spared);
         let local = workloads::local_addresses(facts);
         let facts = &with_local(facts, &local);
         let mut policies: Vec<Policy> = facts.policies.iter().cloned().collect();
@@ -150,7 +157,15 @@ impl Engine {
                 }
             }
         };
-        let changed = self.write(&lowered)?;
+        // What the kernel made a child inherit that is no part of the workload: the monitor of a container's runtime, the
+        // services that a whole host keeps open.
+        let strangers: Vec<u64> = cgroups
+            .iter()
+            .map(|cgroup| cgroup.id)
+            .filter(|id| !lowered.tables.cgroups.contains_key(id) && !self.seen.contains(id))
+            .collect();
+        let changed = self.write(&lowered, &strangers)?;
+        self.seen = cgroups.iter().map(|cgroup| cgroup.id).collect();
         self.counts.learn(&lowered.meaning, &placements);
         self.compiled = compiled;
         self.meaning = lowered.meaning;
@@ -204,7 +219,7 @@ impl Engine {
         Ok((compiled, lowered))
     }
 
-    fn write(&mut self, lowered: &Lowered) -> Result<bool, EngineError> {
+    fn write(&mut self, lowered: &Lowered, strangers: &[u64]) -> Result<bool, EngineError> {
         let Self { maps, current, hooks, .. } = self;
         let new = &lowered.tables;
         hooks.ensure(lowered.hooks, lowered.sys_enter)?;
@@ -247,6 +262,7 @@ impl Engine {
         put(&mut maps.cgroups, &mut current.cgroups, &cgroups.write)?;
         // Nobody points to these any more.
         drop_rows(&mut maps.cgroups, &mut current.cgroups, &cgroups.remove)?;
+        drop_rows(&mut maps.cgroups, &mut current.cgroups, strangers)?;
         drop_rows(&mut maps.workloads, &mut current.workloads, &workloads.remove)?;
         drop_rows(&mut maps.addresses, &mut current.addresses, &addresses.remove)?;
         drop_rows(&mut maps.classes, &mut current.classes, &peers.remove)?;
@@ -350,6 +366,13 @@ const ABIS: &[holdfast_policy::syscalls::Abi] = if cfg!(target_arch = "x86_64") 
 } else {
     &[holdfast_policy::syscalls::Abi::Aarch64]
 };
+
+/// The cgroup that the agent itself is in; `None` where it cannot tell, as in a cgroup namespace of its own.
+fn own_cgroup() -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    (path != "/").then(|| path.to_owned())
+}
 
 fn put<K: Eq + Hash + Copy, V: Copy>(
     map: &mut impl Table<K, V>,

@@ -89,9 +89,9 @@ pub struct Placement {
     pub pod: bool,
 }
 
-/// Everything on this node that policies can select.
+/// Everything on this node that policies can select. A whole-host workload leaves alone what is below `spared`.
 #[must_use]
-pub fn place(facts: &Facts, cgroups: &[Cgroup]) -> Vec<Placement> {
+pub fn place(facts: &Facts, cgroups: &[Cgroup], spared: &[String]) -> Vec<Placement> {
     let mut by_uid: HashMap<&str, &Pod> = HashMap::new();
     for pod in facts.pods.iter() {
         by_uid.insert(&pod.uid, pod);
@@ -106,9 +106,8 @@ pub fn place(facts: &Facts, cgroups: &[Cgroup]) -> Vec<Placement> {
             Some(path) => {
                 by_uid.get(path.uid.as_str()).map(|pod| (of_pod(pod, path.container.as_deref()), true))
             }
-            None => {
-                external_of(&facts.externals, &cgroup.path).map(|external| (of_external(external), false))
-            }
+            None => external_of(&facts.externals, &cgroup.path, spared)
+                .map(|external| (of_external(external), false)),
         };
         if let Some(((key, workload), pod)) = found {
             out.entry(key.clone())
@@ -152,7 +151,7 @@ const SPARED: [&str; 6] = [
     "/init.scope",
 ];
 
-fn external_of<'a>(externals: &'a [External], path: &str) -> Option<&'a External> {
+fn external_of<'a>(externals: &'a [External], path: &str, spared: &[String]) -> Option<&'a External> {
     let within = |outer: &str| {
         let outer = outer.trim_end_matches('/');
         path == outer || path.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
@@ -170,7 +169,7 @@ fn external_of<'a>(externals: &'a [External], path: &str) -> Option<&'a External
         .max_by_key(|(len, _)| *len)
         .map(|(_, external)| external);
     named.or_else(|| {
-        let spared = SPARED.iter().any(|spared| within(spared));
+        let spared = SPARED.iter().copied().chain(spared.iter().map(String::as_str)).any(within);
         externals.iter().find(|external| external.cgroups.is_empty() && !spared)
     })
 }
@@ -205,6 +204,7 @@ pub fn local_addresses(facts: &Facts) -> Vec<(IpAddr, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Container;
 
     const UID: &str = "01234567-89ab-cdef-0123-456789abcdef";
     const ID: &str = "aaaabbbbccccddddeeeeffff0000111122223333444455556666777788889999";
@@ -260,5 +260,62 @@ mod tests {
     fn the_runtime_s_monitor_is_no_part_of_the_workload() {
         let path = parse(&format!("/kubepods/pod{UID}/crio-conmon-{ID}")).expect("a pod's path");
         assert!(path.monitor);
+    }
+
+    fn external(name: &str, cgroups: &[&str]) -> External {
+        External {
+            namespace: "bank".to_owned(),
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            cgroups: cgroups.iter().map(|path| (*path).to_owned()).collect(),
+            ..External::default()
+        }
+    }
+
+    fn owner_of(facts: &Facts, path: &str) -> Option<String> {
+        let cgroups = [Cgroup { id: 7, path: path.to_owned() }];
+        let placed = place(facts, &cgroups, &["/user.slice/agent".to_owned()]);
+        assert!(placed.iter().all(|placement| placement.cgroups == [7]));
+        placed.into_iter().next().map(|placement| placement.workload.name)
+    }
+
+    #[test]
+    fn a_cgroup_belongs_to_the_nearest_workload_and_a_whole_host_leaves_the_node_s_services_alone() {
+        let externals = vec![
+            external("host", &[]),
+            external("app", &["/system.slice"]),
+            external("db", &["/system.slice/db.service"]),
+        ];
+        let facts = Facts { externals: externals.into(), ..Facts::default() };
+        assert_eq!(owner_of(&facts, "/system.slice/db.service/child").as_deref(), Some("db"));
+        assert_eq!(owner_of(&facts, "/system.slice/db.services").as_deref(), Some("app"));
+        assert_eq!(owner_of(&facts, "/user.slice").as_deref(), Some("host"));
+        assert_eq!(owner_of(&facts, "/").as_deref(), Some("host"));
+        assert_eq!(owner_of(&facts, "/user.slice/agent/below"), None);
+        assert_eq!(owner_of(&facts, "/init.scope"), None);
+    }
+
+    #[test]
+    fn a_container_that_is_not_known_yet_is_its_pod() {
+        let pod = Pod {
+            uid: UID.to_owned(),
+            containers: vec![Container { name: "api".to_owned(), id: Some(ID.to_owned()) }],
+            ..Pod::default()
+        };
+        let facts = Facts { pods: vec![pod].into(), ..Facts::default() };
+        let other = ID.replace('a', "0");
+        let paths = [
+            format!("/kubepods/pod{UID}"),
+            format!("/kubepods/pod{UID}/{ID}"),
+            format!("/kubepods/pod{UID}/{other}"),
+        ];
+        let cgroups: Vec<_> = (1..).zip(paths).map(|(id, path)| Cgroup { id, path }).collect();
+        let placed = place(&facts, &cgroups, &[]);
+        assert_eq!(placed.len(), 2);
+        assert_eq!((placed[0].workload.container.as_deref(), &placed[0].cgroups[..]), (None, &[1, 3][..]));
+        assert_eq!(
+            (placed[1].workload.container.as_deref(), &placed[1].cgroups[..]),
+            (Some("api"), &[2][..])
+        );
     }
 }
