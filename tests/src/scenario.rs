@@ -13,4 +13,5 @@ pub mod process;
 pub mod protocol;
 pub mod rig;
 pub mod suite;
+pub mod syscalls;
 pub mod worker;

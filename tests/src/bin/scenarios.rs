@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use holdfast_tests::scenario::{suite, worker};
 
 const USAGE: &str = "usage: scenarios list
-       scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR]
+       scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
        scenarios enter CGROUP NETNS ARGUMENT...
        scenarios work";
 
@@ -56,6 +56,7 @@ fn options(flags: &[&str]) -> Result<suite::Options> {
             "--filter" => options.filter = Some((*value).to_owned()),
             "--agent" => options.agent = Some(value.into()),
             "--json" => options.json = Some(value.into()),
+            "--mechanism" => options.mechanism = Some((*value).to_owned()),
             "--patience" => options.patience = value.parse().context("--patience takes a number")?,
             _ => bail!("{USAGE}"),
         }

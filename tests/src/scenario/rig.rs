@@ -42,6 +42,8 @@ pub struct Rig {
     pub facts: Facts,
     /// How many times slower than usual this machine is.
     pub patience: u32,
+    /// How this machine must refuse system calls, where that is known beforehand.
+    pub mechanism: Option<String>,
     policies: Vec<Policy>,
     words: u32,
     elders: Elders,
@@ -81,6 +83,7 @@ impl Rig {
             applied: Applied::default(),
             facts,
             patience,
+            mechanism: None,
             policies: Vec::new(),
             words: 0,
             elders,

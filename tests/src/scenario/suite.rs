@@ -13,7 +13,7 @@ use holdfast_agent::loader::Places;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use super::{network, node::Node, rig::Rig};
+use super::{network, node::Node, rig::Rig, syscalls};
 
 /// A scenario.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub struct Scenario {
 /// All scenarios of the rig, in order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    network::all()
+    [network::all(), syscalls::all()].concat()
 }
 
 /// What came of a scenario.
@@ -53,6 +53,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// How many times slower than usual this machine is.
     pub patience: u32,
+    /// How this machine refuses system calls: `lsm`, `fmod_ret` or `none`; absent = whatever it finds it can.
+    pub mechanism: Option<String>,
 }
 
 /// Runs what is asked for. Returns the verdicts; prints a line for each and a summary.
@@ -74,6 +76,7 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     let node = Node::new().context("making the node")?;
     let places = Places { bpffs: folder.path().join("bpf"), cgroup_root: node.top.root().to_owned() };
     let mut rig = Rig::new(node, &places, options.patience.max(1))?;
+    rig.mechanism.clone_from(&options.mechanism);
     println!("the node is made: {} ms", began.elapsed().as_millis());
     let mut verdicts = Vec::new();
     for scenario in chosen {
@@ -121,4 +124,22 @@ pub fn twice() -> Vec<&'static str> {
         *seen.entry(scenario.name).or_insert(0) += 1;
     }
     seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
+}
+
+/// That every scenario was run and passed, by what [`run`] wrote.
+///
+/// # Errors
+/// Naming those that failed or are missing.
+pub fn all_passed(verdicts: &[u8]) -> Result<()> {
+    let verdicts: Vec<Verdict> = serde_json::from_slice(verdicts)?;
+    let failed: Vec<String> = verdicts
+        .iter()
+        .filter_map(|verdict| Some(format!("{}: {}", verdict.name, verdict.error.as_ref()?)))
+        .collect();
+    ensure!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), verdicts.len(), failed.join("\n"));
+    let wanted = all();
+    let missing = wanted.iter().filter(|scenario| verdicts.iter().all(|verdict| verdict.name != scenario.name));
+    let missing: Vec<&str> = missing.map(|scenario| scenario.name).collect();
+    ensure!(missing.is_empty(), "not run: {missing:?}");
+    Ok(())
 }

@@ -1,0 +1,58 @@
+//! The same scenarios on Debian's kernels, each with and without `bpf` in `lsm=`.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use holdfast_tests::{
+    builds,
+    scenario::suite,
+    vm::{Kernel, Vm},
+};
+
+/// Without KVM a guest is many times slower than the machine that it runs on.
+const TIMEOUT: Duration = Duration::from_mins(15);
+const PATIENCE: &str = "4";
+
+fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
+    let built = builds::static_binaries()?;
+    let mechanism = if lsm_bpf { "lsm" } else { "fmod_ret" };
+    let outcome = Vm::new(kernel)
+        .lsm_bpf(lsm_bpf)
+        .file("/usr/bin/scenarios", built.scenarios)?
+        .file("/usr/bin/holdfast-agent", built.agent)?
+        .echo(std::env::var_os("HOLDFAST_ECHO").is_some())
+        .run(
+            &format!(
+                "scenarios run --agent /usr/bin/holdfast-agent --patience {PATIENCE} --mechanism {mechanism} \
+                 --json /results/verdicts.json"
+            ),
+            TIMEOUT,
+        )?;
+    let Some(verdicts) = outcome.results.get("verdicts.json") else {
+        anyhow::bail!("the scenarios could not be run:\n{}\n-- console:\n{}", outcome.output, outcome.console);
+    };
+    suite::all_passed(verdicts)?;
+    ensure!(outcome.exit_code == 0, "exit code {}:\n{}", outcome.exit_code, outcome.output);
+    println!("kernel {kernel}, {mechanism}: {:?}", outcome.total);
+    Ok(())
+}
+
+#[test]
+fn every_scenario_passes_on_6_1_with_lsm() -> Result<()> {
+    pass(Kernel::Debian6_1, true)
+}
+
+#[test]
+fn every_scenario_passes_on_6_1_with_fmod_ret() -> Result<()> {
+    pass(Kernel::Debian6_1, false)
+}
+
+#[test]
+fn every_scenario_passes_on_6_12_with_lsm() -> Result<()> {
+    pass(Kernel::Debian6_12, true)
+}
+
+#[test]
+fn every_scenario_passes_on_6_12_with_fmod_ret() -> Result<()> {
+    pass(Kernel::Debian6_12, false)
+}
