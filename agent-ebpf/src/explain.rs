@@ -115,8 +115,9 @@ pub fn main(args: &Args) -> ExitCode {
 
 /// The answer, and whether everything is allowed; or what is wrong, in lines.
 fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
-    let scene = Scene::read(&args.files, stdin, &args.namespace)
-        .map_err(|errors| errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n"))?;
+    let scene = Scene::read(&args.files, stdin, &args.namespace).map_err(|errors| {
+        errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n")
+    })?;
     let line = |problem: String| format!("error: {problem}\n");
     let mut answer = Answer::default();
     let from = answer::find(&scene, &args.from).map_err(line)?;

@@ -11,7 +11,7 @@ use holdfast_policy::model::{
 use holdfast_policy::syscalls::{self, Abi};
 use serde::Serialize;
 
-use super::scene::{Front, Scene, Subject};
+use super::scene::{self, Front, Scene, Subject};
 
 /// One end of a flow.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,9 @@ pub(super) struct Answer {
 pub(super) struct Flow {
     direction: String,
     workload: String,
-    peer: IpAddr,
+    /// None where the files have no address for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<IpAddr>,
     protocol: String,
     port: u16,
     allowed: bool,
@@ -375,7 +377,7 @@ impl Asker<'_> {
         let flow = Flow {
             direction: direction.to_string(),
             workload: title(subject),
-            peer,
+            peer: (!scene::is_invented(peer)).then_some(peer),
             protocol: self.protocol.to_string(),
             port,
             allowed,

@@ -127,6 +127,11 @@ impl Scene {
     }
 }
 
+/// Whether the address was made up.
+pub(super) fn is_invented(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.octets()[0] == 0)
+}
+
 fn contents(from: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
@@ -197,7 +202,9 @@ impl Objects {
                 let template = object.spec.job_template.spec.map(|spec| spec.template);
                 self.template("CronJob", &object.metadata, template)
             }),
-            _ => Err(Box::new(raw.error("kind", format!("{version:?} {kind:?} is none of {}", KINDS.join(", "))))),
+            _ => Err(Box::new(
+                raw.error("kind", format!("{version:?} {kind:?} is none of {}", KINDS.join(", "))),
+            )),
         };
         match taken {
             Ok((namespace, name)) => {

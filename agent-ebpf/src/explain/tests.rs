@@ -238,6 +238,9 @@ fn json_says_the_same() {
     assert_eq!(flow["rule"], "network.ingress.deny[0]");
     assert_eq!(flow["peer"], "10.20.0.17");
     assert_eq!(answer["calls"][0]["action"], "Allow");
+    let (text, _) = ask("", "--from shop/deployment/web --to shop/api-1 --port 8080 -o json").unwrap();
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["flows"][1]["peer"], Value::Null, "an address that was made up is not told");
 }
 
 #[test]
