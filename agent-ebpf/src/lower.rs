@@ -9,6 +9,7 @@ use holdfast_policy::compile::{
     Cell, Compiled, DirectionHeader, NetSet, NetSetKey, Scope, SysSet, SysSetKey, Universe, VerdictKey,
 };
 use holdfast_policy::model::{Direction, NetScope, PolicyId, Protocol, World};
+use holdfast_policy::syscalls::hooks::Hook;
 
 use crate::abi::{self, verdict_flags, workload_flags};
 use crate::mechanisms::Mechanisms;
@@ -194,6 +195,9 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         }
         row.pod = numbers.pod(&placement.workload.uid);
         row.sys_set = assignment.sys_set.map_or(0, |i| sys[i]);
+        if is_isolated(row.flags) && input.mechanisms.hooks.contains_key(&Hook::SocketCreate) {
+            out.hooks |= Mechanisms::bit(Hook::SocketCreate);
+        }
         out.node_flows |=
             row.flags & workload_flags::ISOLATED != 0 || row.flags & workload_flags::WOULD_ISOLATE != 0;
         row.gen_ = match before.workloads.get(&index) {
@@ -211,6 +215,13 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
     }
     numbers.workloads.retain(|_, number| out.meaning.workloads.contains_key(number));
     Ok(out)
+}
+
+/// Whether packet sockets, which pass by the network programs, are refused to the workload: the programs on the hook
+/// decide the same way.
+fn is_isolated(flags: u32) -> bool {
+    flags & (workload_flags::ISOLATED | workload_flags::ISOLATED << 1) != 0
+        && flags & (workload_flags::HOST_PART | workload_flags::WHOLE_HOST) == 0
 }
 
 fn number_of<K: Clone + Eq + std::hash::Hash>(known: &mut HashMap<K, u32>, key: &K, next: &mut u32) -> u32 {

@@ -12,6 +12,9 @@ use super::{LowerError, Lowered};
 use crate::abi::{self, compare};
 use crate::mechanisms::{Mechanism, Mechanisms};
 
+#[cfg(test)]
+mod tests;
+
 /// What a rule really does on this node, from the best to the least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Given {
@@ -115,6 +118,12 @@ const URING_CALLS: [&str; 40] = [
     "unlinkat",
 ];
 
+/// The clauses of a set's calls.
+type Calls = std::collections::BTreeMap<(Abi, u32), Vec<Clause>>;
+
+/// The ABI of this machine's own programs.
+const HOST_ABI: Abi = if cfg!(target_arch = "aarch64") { Abi::Aarch64 } else { Abi::X86_64 };
+
 /// How one call of a set is judged on this kernel.
 struct Way {
     hooks: u64,
@@ -129,8 +138,9 @@ pub(super) fn lower_set(
     mechanisms: &Mechanisms,
     out: &mut Lowered,
 ) -> Result<(), LowerError> {
-    let mut calls: std::collections::BTreeMap<(Abi, u32), Vec<Clause>> = set.calls.clone();
-    close_io_uring(&mut calls);
+    let mut calls = set.calls.clone();
+    let closing = ring_clauses(&calls);
+    close_io_uring(&mut calls, &closing);
     for ((abi, nr), clauses) in &calls {
         let name = syscalls::name(*abi, *nr).unwrap_or_default();
         let way = way(name, clauses, mechanisms);
@@ -163,6 +173,7 @@ pub(super) fn lower_set(
             out.tables.clauses.insert(key, row);
         }
     }
+    refuse_old_rings(&calls, &closing, number, mechanisms, out);
     Ok(())
 }
 
@@ -173,23 +184,74 @@ fn most(set: &SysSet, clauses: &[Clause]) -> PolicyId {
     set.policies.get(usize::from(ordinal)).map_or_else(|| PolicyId::cluster(""), |policy| policy.id.clone())
 }
 
-/// Where a rule refuses a call that `io_uring` can make, the ring itself is refused to the workload.
-fn close_io_uring(calls: &mut std::collections::BTreeMap<(Abi, u32), Vec<Clause>>) {
+/// The clauses that refuse a ring, by ABI: one for each policy that refuses a call which `io_uring` can make.
+fn ring_clauses(calls: &Calls) -> Vec<(Abi, Clause)> {
     let mut closing: Vec<(Abi, Clause)> = Vec::new();
-    for ((abi, nr), clauses) in calls.iter() {
-        let concerned = syscalls::name(*abi, *nr).is_some_and(|name| URING_CALLS.contains(&name));
-        for clause in clauses.iter().filter(|clause| concerned && clause.action.refuses()) {
+    for ((abi, nr), clauses) in calls {
+        for clause in clauses.iter().filter(|clause| is_ring_call(*abi, *nr) && clause.action.refuses()) {
             let closes = Clause { conditions: Vec::new(), action: Action::Deny, ..clause.clone() };
             if !closing.iter().any(|(of, known)| of == abi && known.policy == closes.policy) {
                 closing.push((*abi, closes));
             }
         }
     }
+    closing.sort_by_key(|(_, clause)| clause.policy);
+    closing
+}
+
+fn is_ring_call(abi: Abi, nr: u32) -> bool {
+    syscalls::name(abi, nr).is_some_and(|name| URING_CALLS.contains(&name))
+}
+
+/// Where a rule refuses a call that `io_uring` can make, the making of rings is refused to the workload.
+fn close_io_uring(calls: &mut Calls, closing: &[(Abi, Clause)]) {
     for (abi, clause) in closing {
-        if let Some(nr) = syscalls::number(abi, "io_uring_setup") {
-            let list = calls.entry((abi, nr)).or_default();
+        if let Some(nr) = syscalls::number(*abi, "io_uring_setup") {
+            let list = calls.entry((*abi, nr)).or_default();
             let at = list.partition_point(|known| known.policy <= clause.policy);
-            list.insert(at, clause);
+            list.insert(at, clause.clone());
+        }
+    }
+}
+
+/// A ring that is older than its workload's rules cannot be taken away, but what it does passes the hooks of the calls
+/// that it makes: there it is refused too. Its threads count as callers of `io_uring_enter` on the native ABI.
+fn refuse_old_rings(
+    calls: &Calls,
+    closing: &[(Abi, Clause)],
+    number: u32,
+    mechanisms: &Mechanisms,
+    out: &mut Lowered,
+) {
+    for (native, abi) in [(true, HOST_ABI), (false, Abi::I386)] {
+        let Some(nr) = syscalls::number(abi, "io_uring_enter") else { continue };
+        let hooks = calls
+            .iter()
+            .filter(|((of, nr), clauses)| {
+                *of == abi && is_ring_call(abi, *nr) && clauses.iter().any(|clause| clause.action.refuses())
+            })
+            .map(|((_, nr), clauses)| {
+                way(syscalls::name(abi, *nr).unwrap_or_default(), clauses, mechanisms).hooks
+            })
+            .fold(0, |all, hooks| all | hooks);
+        let rows: Vec<abi::Clause> = closing
+            .iter()
+            .filter(|(of, _)| *of == abi)
+            .flat_map(|(_, clause)| rows(clause, clause.action))
+            .collect();
+        let key = abi::SyscallKey { set: number, abi: u32::from(!native), nr };
+        // A rule that names io_uring_enter itself is left as it is.
+        if hooks == 0
+            || rows.is_empty()
+            || rows.len() > abi::MAX_CLAUSES
+            || out.tables.syscalls.contains_key(&key)
+        {
+            continue;
+        }
+        let clauses = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        out.tables.syscalls.insert(key, abi::Syscall { hooks, clauses, flags: 0 });
+        for (index, row) in (0..).zip(rows) {
+            out.tables.clauses.insert(abi::ClauseKey { set: number, abi: key.abi, nr, index }, row);
         }
     }
 }
