@@ -4,6 +4,7 @@
 //! processes in real cgroups and network namespaces do something, and holds four things against what was asked for: what
 //! the process saw, what had an effect, what the kernel counted, and what the agent reports. Each has an allowed twin.
 
+pub mod agent;
 pub mod cgroup;
 pub mod netlink;
 pub mod netns;

@@ -3,15 +3,18 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::scenario::suite;
+use holdfast_tests::{builds, scenario::suite};
 
 #[test]
 fn every_scenario_passes_on_this_kernel() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let json = folder.path().join("verdicts.json");
-    let status = Command::new(env!("CARGO_BIN_EXE_scenarios"))
+    let built = builds::static_binaries()?;
+    let status = Command::new(built.scenarios)
         .args(["run", "--patience", "2", "--json"])
         .arg(&json)
+        .arg("--agent")
+        .arg(built.agent)
         .status()
         .context("cannot run the scenarios")?;
     let verdicts = std::fs::read(&json).context("the scenarios could not be run (see above)")?;

@@ -44,6 +44,8 @@ pub struct Rig {
     pub patience: u32,
     /// How this machine must refuse system calls, where that is known beforehand.
     pub mechanism: Option<String>,
+    /// The agent's program, for scenarios of the whole agent.
+    pub agent: Option<std::path::PathBuf>,
     policies: Vec<Policy>,
     words: u32,
     elders: Elders,
@@ -84,6 +86,7 @@ impl Rig {
             facts,
             patience,
             mechanism: None,
+            agent: None,
             policies: Vec::new(),
             words: 0,
             elders,

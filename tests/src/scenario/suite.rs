@@ -13,7 +13,7 @@ use holdfast_agent::loader::Places;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use super::{network, node::Node, rig::Rig, syscalls};
+use super::{agent, network, node::Node, rig::Rig, syscalls};
 
 /// A scenario.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub struct Scenario {
 /// All scenarios of the rig, in order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [network::all(), syscalls::all()].concat()
+    [network::all(), syscalls::all(), agent::all()].concat()
 }
 
 /// What came of a scenario.
@@ -77,6 +77,7 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     let places = Places { bpffs: folder.path().join("bpf"), cgroup_root: node.top.root().to_owned() };
     let mut rig = Rig::new(node, &places, options.patience.max(1))?;
     rig.mechanism.clone_from(&options.mechanism);
+    rig.agent.clone_from(&options.agent);
     println!("the node is made: {} ms", began.elapsed().as_millis());
     let mut verdicts = Vec::new();
     for scenario in chosen {
