@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod containers;
 pub mod netlink;
 pub mod netns;
 pub mod network;

@@ -20,6 +20,8 @@ fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
         .lsm_bpf(lsm_bpf)
         .file("/usr/bin/scenarios", built.scenarios)?
         .file("/usr/bin/holdfast-agent", built.agent)?
+        .program("crun", "crun")?
+        .program("runc", "runc")?
         .echo(std::env::var_os("HOLDFAST_ECHO").is_some())
         .run(
             &format!(

@@ -3,11 +3,12 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use holdfast_tests::scenario::{suite, worker};
+use holdfast_tests::scenario::{containers, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
        scenarios enter CGROUP NETNS ARGUMENT...
+       scenarios unified PROGRAM ARGUMENT...
        scenarios work";
 
 fn main() -> ExitCode {
@@ -41,6 +42,10 @@ fn act(arguments: &[String]) -> Result<bool> {
         }
         ["enter", cgroup, netns, ..] => {
             worker::enter(Path::new(cgroup), Path::new(netns), &arguments[3..])?;
+            Ok(true)
+        }
+        ["unified", program, ..] => {
+            containers::unified(program, &arguments[2..])?;
             Ok(true)
         }
         ["work"] => worker::work().map(|()| true),

@@ -28,7 +28,7 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// The program that makes a call.
-static CALLS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/calls"));
+pub(super) static CALLS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/calls"));
 
 /// What a call leaves behind where it is not refused.
 #[derive(Debug, Clone, Copy)]
@@ -164,13 +164,13 @@ fn rules(rules: &str) -> String {
 
 /// What a node gives to a rule that asks for Deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Given {
+pub(super) enum Given {
     Refused,
     NotCovered,
 }
 
 /// What the report says of a Deny rule, after checking that it says what this kind of node must say.
-fn given(rig: &Rig, policy: &str, rule: &str) -> Result<Given> {
+pub(super) fn given(rig: &Rig, policy: &str, rule: &str) -> Result<Given> {
     let row = rig.report(policy, rule)?;
     ensure!(row.asked == "Deny", "{row:?}");
     let given = match (row.given.as_str(), row.mechanism, row.reason) {
