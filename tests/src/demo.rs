@@ -96,6 +96,18 @@ impl Stage {
         Ok(())
     }
 
+    /// Takes everything out of the kernel at once, as a reboot of the node does: the agent is killed, and nothing pinned
+    /// stays. The pods' processes go on, and the agent's state on disk stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn lose_kernel_state(&mut self) -> Result<()> {
+        self.agent.kill()?;
+        self.mounts.end()?;
+        self.mounts = Mounts::new(self.folder.path())?;
+        Ok(())
+    }
+
     /// Applies YAML with kubectl.
     ///
     /// # Errors
@@ -129,6 +141,28 @@ impl Stage {
                 self.agent.log_tail()
             )
         })
+    }
+
+    /// Waits until nobody reports the policy of this UID any more: it is out of every node's kernel.
+    ///
+    /// # Errors
+    /// When it still is after a minute.
+    pub async fn wait_gone(&self, uid: &str) -> Result<()> {
+        crate::wait::until(Duration::from_mins(1), "no node reports the policy", async || {
+            let reported =
+                self.cluster.kubectl(&["get", "wln", "-o", "jsonpath={.items[*].status.policies[*].uid}"])?;
+            Ok((!reported.contains(uid)).then_some(()))
+        })
+        .await
+    }
+
+    /// Makes a pod by its YAML and runs it, as the kubelet of its node does.
+    ///
+    /// # Errors
+    /// When the API server or the kernel refuses.
+    pub fn run_pod(&mut self, yaml: &str, name: &str, number: u8) -> Result<()> {
+        self.apply(yaml)?;
+        run_pod(&self.cluster, &mut self.node, name, number)
     }
 
     /// A JSON path of a policy of [`NAMESPACE`], as kubectl prints it.

@@ -38,6 +38,9 @@ impl Mounts {
     pub fn new(folder: &Path) -> Result<Self> {
         let (bpffs, made) = (folder.join("bpf"), folder.join("mounted"));
         fs::create_dir_all(&bpffs)?;
+        if made.exists() {
+            fs::remove_file(&made)?;
+        }
         let program = tools::system_program("unshare", "util-linux")?;
         let mut process = Process::start(&program, &folder.join("mounts.log"), |command| {
             command.args(["--mount", "--propagation", "private", "sh", "-c"]);
@@ -48,6 +51,14 @@ impl Mounts {
             .wait_until(Duration::from_secs(10), || made.exists())
             .context("a BPF file system of its own")?;
         Ok(Self { process, bpffs })
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn end(&mut self) -> Result<()> {
+        self.process.kill()
     }
 
     /// Makes a command run a program in the namespace.

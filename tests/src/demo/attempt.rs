@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     sync::atomic::{AtomicU32, Ordering},
@@ -32,10 +33,18 @@ const SILENCE_MS: u64 = 1_500;
 /// # Errors
 /// When it cannot be tried.
 pub fn tcp(node: &Node, from: &str, to: &str, port: u16, wanted: &str) -> Result<String> {
+    tcp_at(node, from, to, node.at(to, port)?, wanted)
+}
+
+/// The same to any address at which the place `to` serves.
+///
+/// # Errors
+/// When it cannot be tried.
+pub fn tcp_at(node: &Node, from: &str, to: &str, address: SocketAddr, wanted: &str) -> Result<String> {
     let (caller, server) = (node.inside(from)?, node.inside(to)?);
     server.arrivals()?;
     let wait_ms = if wanted == DONE { ANSWER_MS } else { SILENCE_MS };
-    let open = Op::TcpOpen { to: node.at(to, port)?, from: None, mapped: false, wait_ms };
+    let open = Op::TcpOpen { to: address, from: None, mapped: false, wait_ms };
     match caller.act(open)? {
         Answer::Socket { socket, .. } => {
             let seen = say(node, from, socket, to, wanted)?;

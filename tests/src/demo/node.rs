@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::scenario::{cgroup::Top, netlink::Network, netns::NetNs, process::Inside};
 
 /// The ports that everybody serves echo at, over TCP and UDP.
-pub const PORTS: [u16; 4] = [443, 5432, 8080, 9000];
+pub const PORTS: [u16; 5] = [80, 443, 5432, 8080, 9000];
 /// Somebody outside the cluster, whose address nobody knows.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10))];
@@ -25,8 +25,9 @@ pub struct Place {
     pub container: String,
     /// The process.
     pub inside: Inside,
-    // Kept open: the namespace goes with it.
-    _netns: Option<NetNs>,
+    cgroup: String,
+    // The namespace goes with it; the node's process is in the node's.
+    netns: Option<NetNs>,
 }
 
 /// The node. Dropping it ends and removes everything on it.
@@ -64,7 +65,7 @@ impl Node {
         let mut me = Self { places: BTreeMap::new(), netns, program: program.to_owned(), top };
         let cgroup = me.top.make("system.slice/kubelet.service")?;
         let inside = Inside::start_by(program, "node", &me.top.full(&cgroup), &me.host_netns())?;
-        let place = Place { addresses: addresses(1), container: String::new(), inside, _netns: None };
+        let place = Place { addresses: addresses(1), container: String::new(), inside, cgroup, netns: None };
         me.places.insert("node".to_owned(), place);
         me.settle("outside", "outside", OUTSIDE, String::new())?;
         Ok(me)
@@ -115,8 +116,29 @@ impl Node {
         })?;
         let inside = Inside::start_by(&self.program, name, &self.top.full(&cgroup), &netns.path())?;
         inside.serve(&PORTS)?;
-        let place = Place { addresses, container, inside, _netns: Some(netns) };
+        let place = Place { addresses, container, inside, cgroup, netns: Some(netns) };
         Ok(self.places.entry(name.to_owned()).insert_entry(place).into_mut())
+    }
+
+    /// Ends a pod: its process and its network, as the runtime does, and then its cgroup.
+    ///
+    /// # Errors
+    /// When there is no such pod, or its cgroup stays.
+    pub fn stop(&mut self, name: &str) -> Result<()> {
+        let place = self.places.remove(name).with_context(|| format!("there is no place {name}"))?;
+        let cgroup = place.cgroup.clone();
+        drop(place);
+        self.top.remove(&cgroup)
+    }
+
+    /// Gives a pod another address, as if a Service's were translated to the pod's: what is allowed arrives without
+    /// kube-proxy, and the caller's own hook sees the Service's address, as on any node.
+    ///
+    /// # Errors
+    /// When there is no such pod, or the kernel refuses.
+    pub fn alias(&self, name: &str, address: IpAddr) -> Result<()> {
+        let netns = self.place(name)?.netns.as_ref().context("the node has no network of its own")?;
+        netns.within(|| Network::open()?.address("eth0", address, if address.is_ipv4() { 32 } else { 128 }))
     }
 
     /// The process in a place.
