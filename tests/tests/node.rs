@@ -11,7 +11,7 @@ fn every_scenario_passes_on_this_kernel() -> Result<()> {
     let json = folder.path().join("verdicts.json");
     let built = builds::static_binaries()?;
     let status = Command::new(built.scenarios)
-        .args(["run", "--patience", "2", "--json"])
+        .args(["run", "--patience", "2", "--budgets", "keep", "--json"])
         .arg(&json)
         .arg("--agent")
         .arg(built.agent)

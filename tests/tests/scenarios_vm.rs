@@ -31,7 +31,11 @@ fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
             TIMEOUT,
         )?;
     let Some(verdicts) = outcome.results.get("verdicts.json") else {
-        anyhow::bail!("the scenarios could not be run:\n{}\n-- console:\n{}", outcome.output, outcome.console);
+        anyhow::bail!(
+            "the scenarios could not be run:\n{}\n-- console:\n{}",
+            outcome.output,
+            outcome.console
+        );
     };
     suite::all_passed(verdicts)?;
     ensure!(outcome.exit_code == 0, "exit code {}:\n{}", outcome.exit_code, outcome.output);

@@ -7,6 +7,7 @@ use holdfast_tests::scenario::{containers, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
+                     [--budgets keep]
        scenarios enter CGROUP NETNS ARGUMENT...
        scenarios unified PROGRAM ARGUMENT...
        scenarios work";
@@ -61,6 +62,7 @@ fn options(flags: &[&str]) -> Result<suite::Options> {
             "--filter" => options.filter = Some((*value).to_owned()),
             "--agent" => options.agent = Some(value.into()),
             "--json" => options.json = Some(value.into()),
+            "--budgets" => options.budgets = *value == "keep",
             "--mechanism" => options.mechanism = Some((*value).to_owned()),
             "--patience" => options.patience = value.parse().context("--patience takes a number")?,
             _ => bail!("{USAGE}"),

@@ -79,7 +79,9 @@ fn reap(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok()) else { continue };
+        let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok()) else {
+            continue;
+        };
         if !Path::new(&format!("/proc/{owner}")).exists() {
             remove(&entry.path()).with_context(|| format!("left by process {owner}"))?;
         }

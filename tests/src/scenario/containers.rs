@@ -87,7 +87,10 @@ impl Container {
         fs::set_permissions(path.join("rootfs/calls"), fs::Permissions::from_mode(0o755))?;
         let pod = rig.node.place("batch")?.pod_cgroup.clone().context("batch is a pod")?;
         let netns = format!("/proc/{}/ns/net", rig.inside("batch")?.id());
-        let script = format!("{} >/out/own.new; /bin/busybox mv /out/own.new /out/own; exec /bin/busybox sleep 600", mount_call()?.join(" "));
+        let script = format!(
+            "{} >/out/own.new; /bin/busybox mv /out/own.new /out/own; exec /bin/busybox sleep 600",
+            mount_call()?.join(" ")
+        );
         let capabilities = ["CAP_SYS_ADMIN", "CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"];
         let config = json!({
             "ociVersion": "1.0.0",
@@ -114,7 +117,10 @@ impl Container {
         let name = format!("holdfast-{}-{runtime}", std::process::id());
         let container = Self { _folder: folder, path, runtime, name };
         let bundle = container.path.display().to_string();
-        container.runtime(&["run", "--detach", "--bundle", &bundle, &container.name], &container.path.join("log"))?;
+        container.runtime(
+            &["run", "--detach", "--bundle", &bundle, &container.name],
+            &container.path.join("log"),
+        )?;
         Ok(container)
     }
 
@@ -178,7 +184,8 @@ fn mount_call() -> Result<Vec<String>> {
 
 fn mount(rig: &mut Rig, runtime: &'static str) -> Result<()> {
     let id = "bank/no-mount";
-    let spec = "{selector: {matchLabels: {app: batch}}, syscalls: {rules: [{names: ['@mount'], action: Deny}]}}";
+    let spec =
+        "{selector: {matchLabels: {app: batch}}, syscalls: {rules: [{names: ['@mount'], action: Deny}]}}";
     rig.enforce(&[(id, spec)])?;
     let given = given(rig, id, "syscalls.rules[0]")?;
     let before = rig.counts()?;
@@ -207,7 +214,8 @@ fn mount(rig: &mut Rig, runtime: &'static str) -> Result<()> {
     Ok(())
 }
 
-const TO_API: &str = "{egress: {allow: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: api}}}]}]}}";
+const TO_API: &str =
+    "{egress: {allow: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: api}}}]}]}}";
 
 fn isolated(rig: &mut Rig, runtime: &'static str) -> Result<()> {
     rig.enforce(&[("bank/container", network("batch", TO_API))])?;

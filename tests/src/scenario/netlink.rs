@@ -122,7 +122,8 @@ impl Network {
     /// When there is no such interface, or the kernel refuses.
     pub fn everything_on_link(&mut self, name: &str, from: IpAddr) -> Result<()> {
         let scope = if from.is_ipv4() { RT_SCOPE_LINK } else { 0 };
-        let mut body = vec![family(from), 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+        let mut body =
+            vec![family(from), 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
         attribute(&mut body, RTA_OIF, &index(name)?.to_ne_bytes());
         attribute(&mut body, RTA_SRC, &octets(from));
         self.request(RTM_NEWROUTE, CREATE, &body).with_context(|| format!("default route of {name}"))

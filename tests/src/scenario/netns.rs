@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::fd::AsRawFd, os::unix::fs::MetadataExt, path::PathBuf, thread};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace.
@@ -19,7 +19,7 @@ impl NetNs {
             unshare(CloneFlags::CLONE_NEWNET).context("a new network namespace")?;
             Ok(File::open("/proc/thread-self/ns/net")?)
         });
-        Ok(Self(made.join().map_err(|_| anyhow!("the thread that makes a namespace panicked"))??))
+        Ok(Self(made.join().ok().context("the thread that makes a namespace panicked")??))
     }
 
     /// Runs `work` in it.
@@ -32,7 +32,7 @@ impl NetNs {
                 setns(&self.0, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
                 work()
             });
-            inside.join().map_err(|_| anyhow!("a thread in a network namespace panicked"))?
+            inside.join().ok().context("a thread in a network namespace panicked")?
         })
     }
 

@@ -13,7 +13,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use holdfast_agent::facts::{Container, External, Facts, Pod};
-use holdfast_policy::model::{AddressFacts, Backends, Entities, Identity, NamedPorts, Protocol, Service, World};
+use holdfast_policy::model::{
+    AddressFacts, Backends, Entities, Identity, NamedPorts, Protocol, Service, World,
+};
 use holdfast_policy::selector::Labels;
 
 use super::{cgroup::Top, netlink::Network, netns::NetNs, process::Inside};
@@ -137,8 +139,11 @@ pub const API_SERVER: [IpAddr; 2] =
 pub const REMOTE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 77, 1, 5)), IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 5))];
 
+/// Pods and ports.
+type BackendPorts = &'static [(&'static str, u16)];
+
 /// Services, by name: address, and (port, backends as (pod, port), whether they are all known).
-const SERVICES: [(&str, u8, &[(&str, u16)], bool); 4] = [
+const SERVICES: [(&str, u8, BackendPorts, bool); 4] = [
     ("one", 10, &[("api", 8080)], true),
     ("two", 11, &[("api", 8080), ("db", 8080)], true),
     ("none", 12, &[], true),
@@ -206,7 +211,8 @@ impl Node {
         for (position, (name, addresses)) in wires.into_iter().enumerate() {
             let netns = NetNs::new()?;
             let bridge = namespaces.get("node").context("the node")?;
-            bridge.within(|| Network::open()?.veth(&format!("veth{position}"), "br0", "eth0", netns.file()))?;
+            bridge
+                .within(|| Network::open()?.veth(&format!("veth{position}"), "br0", "eth0", netns.file()))?;
             netns.within(|| wire(&addresses)).with_context(|| format!("the network of {name}"))?;
             namespaces.insert(name, netns);
         }
@@ -224,8 +230,7 @@ impl Node {
             ("bank".to_owned(), bank),
             ("ops".to_owned(), Labels::default()),
         ]);
-        let mut me =
-            Self { places: BTreeMap::new(), namespaces, facts: Facts::default(), top };
+        let mut me = Self { places: BTreeMap::new(), namespaces, facts: Facts::default(), top };
         let mut pods = Vec::new();
         for spec in &PODS {
             pods.push(me.pod(spec, &mut world)?);
@@ -238,8 +243,10 @@ impl Node {
                     .filter_map(|(pod, port)| Some((me.places.get(pod)?.addresses[family as usize], *port)))
                     .collect::<Vec<_>>();
                 let backends = Backends { ready, complete };
-                let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| ((protocol, SERVICE_PORT), backends.clone()));
-                let object = Service { namespace: "shop".to_owned(), name: name.to_owned(), ports: ports.into() };
+                let ports = [Protocol::Tcp, Protocol::Udp]
+                    .map(|protocol| ((protocol, SERVICE_PORT), backends.clone()));
+                let object =
+                    Service { namespace: "shop".to_owned(), name: name.to_owned(), ports: ports.into() };
                 world.services.insert(service(name, family), object);
             }
         }
@@ -324,8 +331,11 @@ impl Node {
             place.pod_cgroup = Some(pod_cgroup);
         }
         let labels = labels(spec.labels);
-        let named_ports: NamedPorts =
-            spec.ports.iter().map(|(name, protocol, port)| (((*name).to_owned(), *protocol), *port)).collect();
+        let named_ports: NamedPorts = spec
+            .ports
+            .iter()
+            .map(|(name, protocol, port)| (((*name).to_owned(), *protocol), *port))
+            .collect();
         if !spec.host_network {
             let id = 256 + u32::from(spec.number);
             identify(world, id, spec.namespace, spec.labels, spec.ports, &addresses);
@@ -385,7 +395,10 @@ fn identify(
         namespace: namespace.to_owned(),
         service_account: None,
         labels: labels(of),
-        named_ports: ports.iter().map(|(name, protocol, port)| (((*name).to_owned(), *protocol), *port)).collect(),
+        named_ports: ports
+            .iter()
+            .map(|(name, protocol, port)| (((*name).to_owned(), *protocol), *port))
+            .collect(),
     };
     world.identities.insert(id, identity);
     for address in addresses {

@@ -145,7 +145,8 @@ impl Inside {
     /// # Errors
     /// When a port is taken.
     pub fn serve(&self, ports: &[u16]) -> Result<()> {
-        let any: [IpAddr; 2] = [std::net::Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()];
+        let any: [IpAddr; 2] =
+            [std::net::Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()];
         let at = ports.iter().flat_map(|port| any.map(|ip| SocketAddr::new(ip, *port))).collect();
         match self.act(Op::Serve { at, dual: false })? {
             Answer::Done => Ok(()),

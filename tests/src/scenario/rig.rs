@@ -46,6 +46,8 @@ pub struct Rig {
     pub mechanism: Option<String>,
     /// The agent's program, for scenarios of the whole agent.
     pub agent: Option<std::path::PathBuf>,
+    /// The agent must keep its budgets.
+    pub budgets: bool,
     policies: Vec<Policy>,
     words: u32,
     elders: Elders,
@@ -87,6 +89,7 @@ impl Rig {
             patience,
             mechanism: None,
             agent: None,
+            budgets: false,
             policies: Vec::new(),
             words: 0,
             elders,
@@ -284,10 +287,14 @@ pub fn policy(id: &str, spec: &str) -> Result<Policy> {
     let (kind, metadata) = if namespace == "cluster" {
         ("ClusterWorkloadPolicy", format!("{{name: {name}, uid: uid-{name}, generation: 1}}"))
     } else {
-        ("WorkloadPolicy", format!("{{name: {name}, namespace: {namespace}, uid: uid-{name}, generation: 1}}"))
+        (
+            "WorkloadPolicy",
+            format!("{{name: {name}, namespace: {namespace}, uid: uid-{name}, generation: 1}}"),
+        )
     };
     let spec = spec.trim();
-    let text = format!("apiVersion: holdfast.dev/v1alpha1\nkind: {kind}\nmetadata: {metadata}\nspec: {spec}\n");
+    let text =
+        format!("apiVersion: holdfast.dev/v1alpha1\nkind: {kind}\nmetadata: {metadata}\nspec: {spec}\n");
     let parsed = document::parse(id, text.as_bytes());
     if let Some(error) = parsed.errors.first() {
         bail!("{error}");
@@ -306,7 +313,7 @@ pub fn policy(id: &str, spec: &str) -> Result<Policy> {
 pub enum Call {
     /// TCP: a connection, a word and its echo.
     Tcp,
-    /// The same from an AF_INET6 socket to an IPv4-mapped address.
+    /// The same from an `AF_INET6` socket to an IPv4-mapped address.
     TcpMapped,
     /// UDP from a socket with a peer.
     Udp,
@@ -398,7 +405,9 @@ impl Rig {
         let seen = match (opened, attempt.call) {
             (Answer::Socket { socket, .. }, call) => {
                 let said = match call {
-                    Call::Tcp | Call::TcpMapped => inside.act(Op::TcpSay { socket, word: word.clone(), wait_ms })?,
+                    Call::Tcp | Call::TcpMapped => {
+                        inside.act(Op::TcpSay { socket, word: word.clone(), wait_ms })?
+                    }
                     _ => {
                         let to = (call != Call::Udp).then_some(attempt.to);
                         inside.act(Op::UdpSay { socket, to, word: word.clone(), padding: 0, wait_ms })?
@@ -411,7 +420,9 @@ impl Rig {
         };
         let took = began.elapsed();
         let mut arrived = self.inside(server)?.arrivals()?;
-        arrived.retain(|arrival| arrival.port == attempt.to.port() && (arrival.word == word || arrival.word.is_empty()));
+        arrived.retain(|arrival| {
+            arrival.port == attempt.to.port() && (arrival.word == word || arrival.word.is_empty())
+        });
         Ok(Outcome { seen, arrived, counted: self.counted_since(&before)?, took })
     }
 

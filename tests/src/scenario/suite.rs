@@ -55,6 +55,8 @@ pub struct Options {
     pub patience: u32,
     /// How this machine refuses system calls: `lsm`, `fmod_ret` or `none`; absent = whatever it finds it can.
     pub mechanism: Option<String>,
+    /// The agent must keep its budgets of time and memory: not on machines that are emulated.
+    pub budgets: bool,
 }
 
 /// Runs what is asked for. Returns the verdicts; prints a line for each and a summary.
@@ -65,7 +67,9 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     ensure!(rustix::process::geteuid().is_root(), "scenarios make cgroups and namespaces: run them as root");
     let chosen: Vec<Scenario> = all()
         .into_iter()
-        .filter(|scenario| options.filter.as_ref().is_none_or(|filter| scenario.name.contains(filter.as_str())))
+        .filter(|scenario| {
+            options.filter.as_ref().is_none_or(|filter| scenario.name.contains(filter.as_str()))
+        })
         .collect();
     // Whatever becomes of this process, its BPF file system, and with it every program it attached, goes with it.
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
@@ -78,6 +82,7 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     let mut rig = Rig::new(node, &places, options.patience.max(1))?;
     rig.mechanism.clone_from(&options.mechanism);
     rig.agent.clone_from(&options.agent);
+    rig.budgets = options.budgets;
     println!("the node is made: {} ms", began.elapsed().as_millis());
     let mut verdicts = Vec::new();
     for scenario in chosen {
@@ -86,7 +91,11 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     drop(rig);
     let _ = rustix::mount::unmount(&places.bpffs, rustix::mount::UnmountFlags::DETACH);
     let failed = verdicts.iter().filter(|verdict| verdict.error.is_some()).count();
-    println!("{} passed, {failed} failed, in {:.1} s", verdicts.len() - failed, began.elapsed().as_secs_f64());
+    println!(
+        "{} passed, {failed} failed, in {:.1} s",
+        verdicts.len() - failed,
+        began.elapsed().as_secs_f64()
+    );
     if let Some(path) = &options.json {
         write(path, &verdicts)?;
     }
@@ -139,7 +148,8 @@ pub fn all_passed(verdicts: &[u8]) -> Result<()> {
         .collect();
     ensure!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), verdicts.len(), failed.join("\n"));
     let wanted = all();
-    let missing = wanted.iter().filter(|scenario| verdicts.iter().all(|verdict| verdict.name != scenario.name));
+    let missing =
+        wanted.iter().filter(|scenario| verdicts.iter().all(|verdict| verdict.name != scenario.name));
     let missing: Vec<&str> = missing.map(|scenario| scenario.name).collect();
     ensure!(missing.is_empty(), "not run: {missing:?}");
     Ok(())

@@ -100,12 +100,11 @@ impl Bench {
     fn command(&self, words: &[&str], room: &Path) -> Result<Vec<String>> {
         let [name, arguments @ ..] = words else { bail!("no call") };
         let mut command = vec![self.program()];
-        match name.strip_prefix('!') {
-            Some(own) => command.push(own.to_owned()),
-            None => {
-                let number = number(NATIVE, name).with_context(|| format!("there is no call {name}"))?;
-                command.extend(["native".to_owned(), number.to_string()]);
-            }
+        if let Some(own) = name.strip_prefix('!') {
+            command.push(own.to_owned());
+        } else {
+            let number = number(NATIVE, name).with_context(|| format!("there is no call {name}"))?;
+            command.extend(["native".to_owned(), number.to_string()]);
         }
         let room = room.display().to_string();
         command.extend(arguments.iter().map(|word| word.replace("{dir}", &room)));

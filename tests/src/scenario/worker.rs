@@ -85,17 +85,25 @@ impl Worker {
             Op::Serve { at, dual } => self.serve(&at, dual),
             Op::Arrivals => Ok(Answer::Arrivals(std::mem::take(&mut *lock(&self.arrivals)))),
             Op::TcpOpen { to, from, mapped, wait_ms } => self.tcp_open(to, from, mapped, millis(wait_ms)),
-            Op::TcpSay { socket, word, wait_ms } => stream::say(self.socket(socket)?.as_ref(), &word, millis(wait_ms)),
-            Op::TcpTell { port, word } => self.tcp_tell(port, &word),
-            Op::TcpHear { socket, word, wait_ms } => stream::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms)),
+            Op::TcpSay { socket, word, wait_ms } => {
+                stream::say(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
+            }
+            Op::TcpTell { port, word } => Ok(self.tcp_tell(port, &word)),
+            Op::TcpHear { socket, word, wait_ms } => {
+                stream::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
+            }
             Op::UdpOpen { at, connect, recverr } => self.udp_open(at, connect, recverr),
             Op::UdpSay { socket, to, word, padding, wait_ms } => {
                 datagram::say(self.socket(socket)?.as_ref(), to, &word, padding, millis(wait_ms))
             }
-            Op::UdpHear { socket, word, wait_ms } => datagram::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms)),
+            Op::UdpHear { socket, word, wait_ms } => {
+                datagram::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
+            }
             Op::Close { socket } => {
                 let closed = lock(&self.sockets).remove(&socket);
-                if let Some(socket) = closed.filter(|socket| socket.r#type().is_ok_and(|kind| kind == Type::STREAM)) {
+                if let Some(socket) =
+                    closed.filter(|socket| socket.r#type().is_ok_and(|kind| kind == Type::STREAM))
+                {
                     stream::close(&socket)?;
                 }
                 Ok(Answer::Done)
@@ -108,9 +116,11 @@ impl Worker {
             Op::Run { command, wait_ms } => run(&command, millis(wait_ms)),
         };
         // What the kernel says is an answer, not a fault.
-        answer.or_else(|error| match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
-            Some(errno) => Ok(Answer::Errno(errno)),
-            None => Err(error),
+        answer.or_else(|error| {
+            match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+                Some(errno) => Ok(Answer::Errno(errno)),
+                None => Err(error),
+            }
         })
     }
 

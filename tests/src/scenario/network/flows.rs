@@ -12,7 +12,10 @@ use crate::scenario::{
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "replies reach a workload that nobody may call", run: replies_to_client },
     Scenario { name: "a server that may call nobody answers who may call it", run: replies_of_server },
-    Scenario { name: "a server that may call nobody may speak first on a connection it accepted", run: server_push },
+    Scenario {
+        name: "a server that may call nobody may speak first on a connection it accepted",
+        run: server_push,
+    },
     Scenario { name: "a UDP peer that was not asked is no reply", run: unasked },
     Scenario { name: "a revoked permission ends a live connection at the server", run: revoked_ingress },
     Scenario { name: "a revoked permission ends a live connection at the client", run: revoked_egress },
@@ -117,7 +120,9 @@ fn live(rig: &mut Rig, id: &str, open: &str, shut: &str, rule: &str) -> Result<(
     let counted = rig.counted_since(&before)?;
     let arrived = rig.inside("api")?.arrivals()?;
     ensure!(
-        said == Answer::Silence && arrived.is_empty() && crate::scenario::rig::only(&counted, id, rule, "Drop") >= 1,
+        said == Answer::Silence
+            && arrived.is_empty()
+            && crate::scenario::rig::only(&counted, id, rule, "Drop") >= 1,
         "after the permission was revoked: {said:?}, arrived {arrived:?}, counted {counted:?}"
     );
     rig.reports(id, rule, "Deny", "Deny")?;
@@ -155,7 +160,10 @@ fn revoked_udp(rig: &mut Rig) -> Result<()> {
     let said = attempt(rig, silence)?;
     let (counted, arrived) = (rig.counted_since(&before)?, rig.inside("api")?.arrivals()?);
     let count = crate::scenario::rig::only(&counted, "shop/revoked-udp", "network.ingress", "Drop");
-    ensure!(said == Answer::Silence && arrived.is_empty() && count == 1, "{said:?}, {arrived:?}, {counted:?}");
+    ensure!(
+        said == Answer::Silence && arrived.is_empty() && count == 1,
+        "{said:?}, {arrived:?}, {counted:?}"
+    );
     rig.enforce(&[("shop/revoked-udp", &open)])?;
     ensure!(attempt(rig, wait_ms)? == Answer::Echo, "the flow does not work again");
     rig.inside("front")?.act(Op::Close { socket })?;
@@ -192,7 +200,15 @@ fn relabelled(rig: &mut Rig) -> Result<()> {
 }
 
 /// A connection that exists, refused by one policy and let through by another.
-fn elder(rig: &mut Rig, caller: &str, socket: u64, id: &str, shut: &str, open: &str, rule: &str) -> Result<()> {
+fn elder(
+    rig: &mut Rig,
+    caller: &str,
+    socket: u64,
+    id: &str,
+    shut: &str,
+    open: &str,
+    rule: &str,
+) -> Result<()> {
     let (wait_ms, silence) = (rig.answer_ms(), rig.silence_ms());
     rig.enforce(&[(id, open)])?;
     let word = rig.word();
@@ -229,7 +245,8 @@ fn accepted_before(rig: &mut Rig) -> Result<()> {
     let (to, wait_ms) = (rig.at("api", V6, 9000)?, rig.answer_ms());
     let (socket, _) = rig.inside("front")?.open(Op::TcpOpen { to, from: None, mapped: false, wait_ms })?;
     ensure!(say(rig, "front", socket, "first", wait_ms)? == Answer::Echo, "the connection does not work");
-    let (open, shut) = (network("api", "{egress: {}}"), network("api", "{ingress: {}, egress: {allow: [{}]}}"));
+    let (open, shut) =
+        (network("api", "{egress: {}}"), network("api", "{ingress: {}, egress: {allow: [{}]}}"));
     elder(rig, "front", socket, "shop/accepted-before", &shut, &open, "network.ingress")?;
     rig.inside("front")?.act(Op::Close { socket })?;
     Ok(())

@@ -19,11 +19,19 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a fragment without ports is not taken for an allowed flow", run: last_fragment },
     Scenario { name: "a datagram larger than the link passes where its port may", run: large },
     Scenario { name: "ICMP passes by rules without ports alone", run: icmp },
-    Scenario { name: "a packet socket is refused to an isolated workload or reported as not covered", run: packet_socket },
+    Scenario {
+        name: "a packet socket is refused to an isolated workload or reported as not covered",
+        run: packet_socket,
+    },
 ];
 
 /// Sends raw packets and says whether the datagram arrived, and what was counted.
-fn raw(rig: &mut Rig, from: &str, to: SocketAddr, form: RawForm) -> Result<(bool, crate::scenario::rig::Counted)> {
+fn raw(
+    rig: &mut Rig,
+    from: &str,
+    to: SocketAddr,
+    form: RawForm,
+) -> Result<(bool, crate::scenario::rig::Counted)> {
     let word = rig.word();
     let family = if to.is_ipv4() { V4 } else { V6 };
     let server = if to == rig.at("api", family, to.port())? { "api" } else { "db" };
@@ -166,7 +174,11 @@ fn packet_socket(rig: &mut Rig) -> Result<()> {
     let isolated = rig.inside("front")?.act(Op::PacketSocket)?;
     let covered = row.mechanism.is_some();
     if covered {
-        ensure!(isolated == Answer::Errno(nix::libc::EPERM), "covered by {:?}, and yet: {isolated:?}", row.mechanism);
+        ensure!(
+            isolated == Answer::Errno(nix::libc::EPERM),
+            "covered by {:?}, and yet: {isolated:?}",
+            row.mechanism
+        );
         ensure!(row.given == "Deny" && row.reason.is_none(), "{row:?}");
     } else {
         ensure!(isolated == Answer::Done, "not covered, and yet: {isolated:?}");

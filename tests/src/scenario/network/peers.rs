@@ -16,7 +16,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a selector of expressions decides by absence and by set", run: ingress_by_expression },
     Scenario { name: "ingress allows pods by service account", run: ingress_by_account },
     Scenario { name: "ingress allows an address block without its exceptions", run: ingress_by_block },
-    Scenario { name: "ingress allows an IPv6 address block without its exceptions", run: ingress_by_block_v6 },
+    Scenario {
+        name: "ingress allows an IPv6 address block without its exceptions",
+        run: ingress_by_block_v6,
+    },
     Scenario { name: "ingress allows a pod of another node by label", run: ingress_of_remote },
     Scenario { name: "egress allows pods by label and drops the others", run: egress_by_label },
     Scenario { name: "egress allows pods by label over IPv6", run: egress_by_label_v6 },
@@ -30,7 +33,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "the entity World at ingress lets strangers in and pods not", run: world_ingress },
     Scenario { name: "the entity KubeApiserver is the API server's address alone", run: api_server },
     Scenario { name: "a pod's address that nobody knows any more is World", run: forgotten },
-    Scenario { name: "a pod of this node is in the cluster before its address is published", run: unpublished },
+    Scenario {
+        name: "a pod of this node is in the cluster before its address is published",
+        run: unpublished,
+    },
     Scenario { name: "a cluster policy concerns the namespaces that it selects", run: cluster_policy },
     Scenario { name: "both ends must allow", run: both_ends },
 ];
@@ -185,7 +191,8 @@ fn block_of_pods(rig: &mut Rig) -> Result<()> {
     let (api, db) = (rig.at("api", V4, 8080)?, rig.at("db", V4, 8080)?);
     rig.allowed(tcp("front", api))?;
     rig.dropped(tcp("front", db), "shop/pod-block", "network.egress")?;
-    let rules = "{egress: {allow: [{to: [{entity: Cluster}]}], deny: [{to: [{ipBlock: {cidr: 10.77.0.12/32}}]}]}}";
+    let rules =
+        "{egress: {allow: [{to: [{entity: Cluster}]}], deny: [{to: [{ipBlock: {cidr: 10.77.0.12/32}}]}]}}";
     rig.enforce(&[("shop/pod-block-deny", network("front", rules))])?;
     rig.allowed(tcp("front", db))?;
     rig.dropped(tcp("front", api), "shop/pod-block-deny", "network.egress.deny[0]")
@@ -235,7 +242,10 @@ fn world_ingress(rig: &mut Rig) -> Result<()> {
 }
 
 fn api_server(rig: &mut Rig) -> Result<()> {
-    rig.enforce(&[("shop/apiserver", network("front", "{egress: {allow: [{to: [{entity: KubeApiserver}]}]}}"))])?;
+    rig.enforce(&[(
+        "shop/apiserver",
+        network("front", "{egress: {allow: [{to: [{entity: KubeApiserver}]}]}}"),
+    )])?;
     for (server, other) in [(API_SERVER[0], OUTSIDE[0]), (API_SERVER[1], OUTSIDE[1])] {
         rig.allowed(tcp("front", at(server, 8080)))?;
         rig.dropped(tcp("front", at(other, 8080)), "shop/apiserver", "network.egress")?;

@@ -23,7 +23,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a listening socket handed to another cgroup keeps its maker's rules", run: handed },
     Scenario { name: "a Service is allowed where its backends are", run: service_allowed },
     Scenario { name: "a Service of which one backend is refused is refused", run: service_partly },
-    Scenario { name: "a Service that has no backends or is not known in full is refused", run: service_unknown },
+    Scenario {
+        name: "a Service that has no backends or is not known in full is refused",
+        run: service_unknown,
+    },
     Scenario { name: "a Service's address opens no port that it does not have", run: service_port },
 ];
 
@@ -46,7 +49,10 @@ fn host_loopback(rig: &mut Rig) -> Result<()> {
     let to = "127.0.0.1:8080".parse()?;
     rig.dropped(tcp("exporter", to), "ops/loopback-shut", "network.egress")?;
     rig.allowed(tcp("node", to))?;
-    rig.enforce(&[("ops/loopback-open", network("exporter", "{egress: {allow: [{to: [{entity: Host}]}]}}"))])?;
+    rig.enforce(&[(
+        "ops/loopback-open",
+        network("exporter", "{egress: {allow: [{to: [{entity: Host}]}]}}"),
+    )])?;
     rig.allowed(tcp("exporter", to))?;
     rig.allowed(tcp("exporter", "[::1]:8080".parse()?))
 }
@@ -109,7 +115,10 @@ fn child(rig: &mut Rig) -> Result<()> {
     let before = rig.counts()?;
     let seen = inside.act(Op::TcpOpen { to: db, from: None, mapped: false, wait_ms: silence })?;
     let counted = rig.counted_since(&before)?;
-    ensure!(seen == Answer::Silence && only(&counted, "shop/child", "network.egress", "Drop") >= 1, "{seen:?}, {counted:?}");
+    ensure!(
+        seen == Answer::Silence && only(&counted, "shop/child", "network.egress", "Drop") >= 1,
+        "{seen:?}, {counted:?}"
+    );
     let (socket, _) = inside.open(Op::TcpOpen { to: api, from: None, mapped: false, wait_ms: answer })?;
     let seen = inside.act(Op::TcpSay { socket, word: "hello".to_owned(), wait_ms: answer })?;
     ensure!(seen == Answer::Echo, "{seen:?}");
@@ -122,7 +131,8 @@ fn pod_cgroup(rig: &mut Rig) -> Result<()> {
     rig.enforce(&[("shop/pod-cgroup", network("front", rules))])?;
     let place = rig.node.place("front")?;
     let pod = place.pod_cgroup.clone().context("front is a pod")?;
-    let inside = Inside::start("front's pod", &rig.node.top.full(&pod), &rig.node.netns(place.netns)?.path())?;
+    let inside =
+        Inside::start("front's pod", &rig.node.top.full(&pod), &rig.node.netns(place.netns)?.path())?;
     let (api, db, silence, answer) =
         (rig.at("api", V6, 8080)?, rig.at("db", V6, 8080)?, rig.silence_ms(), rig.answer_ms());
     let before = rig.counts()?;
@@ -145,7 +155,8 @@ fn handed(rig: &mut Rig) -> Result<()> {
     let maker = rig.node.another("api")?;
     let listen = at(std::net::Ipv4Addr::UNSPECIFIED.into(), 7300);
     maker.act(Op::Serve { at: vec![listen], dual: false })?;
-    let taken = rig.inside("batch")?.ask(Op::TakeListener { path: path.clone(), wait_ms: rig.answer_ms() })?;
+    let taken =
+        rig.inside("batch")?.ask(Op::TakeListener { path: path.clone(), wait_ms: rig.answer_ms() })?;
     rig.until("the other process waits for the socket", |_| Ok(std::path::Path::new(&path).exists()))?;
     let given = maker.act(Op::GiveListener { port: 7300, path })?;
     ensure!(given == Answer::Done, "{given:?}");
@@ -166,7 +177,10 @@ fn handed(rig: &mut Rig) -> Result<()> {
     let before = rig.counts()?;
     let seen = rig.inside("db")?.act(Op::TcpOpen { to, from: None, mapped: false, wait_ms: silence })?;
     let counted = rig.counted_since(&before)?;
-    ensure!(seen == Answer::Silence && only(&counted, "shop/handed", "network.ingress", "Drop") >= 1, "{seen:?}, {counted:?}");
+    ensure!(
+        seen == Answer::Silence && only(&counted, "shop/handed", "network.ingress", "Drop") >= 1,
+        "{seen:?}, {counted:?}"
+    );
     ensure!(rig.inside("batch")?.arrivals()?.is_empty(), "the refused connection was accepted");
     Ok(())
 }

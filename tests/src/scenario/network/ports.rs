@@ -69,9 +69,13 @@ fn name_egress(rig: &mut Rig) -> Result<()> {
     let rules = "{egress: {allow: [{to: [{podSelector: {}, namespaceSelector: {}}],
         ports: [{protocol: TCP, port: http}, {protocol: TCP, port: pg}]}]}}";
     rig.enforce(&[("shop/name-out", network("front", rules))])?;
-    for (name, port, open) in
-        [("api", 8080, true), ("api", 5432, false), ("db", 5432, true), ("db", 8080, false), ("batch", 8080, false)]
-    {
+    for (name, port, open) in [
+        ("api", 8080, true),
+        ("api", 5432, false),
+        ("db", 5432, true),
+        ("db", 8080, false),
+        ("batch", 8080, false),
+    ] {
         let to = rig.at(name, V4, port)?;
         if open {
             rig.allowed(tcp("front", to))?;

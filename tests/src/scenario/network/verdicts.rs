@@ -145,7 +145,11 @@ fn drop_recverr(rig: &mut Rig) -> Result<()> {
     for family in [V4, V6] {
         let (batch, db) = (rig.at("batch", family, 8080)?, rig.at("db", family, 8080)?);
         rig.allowed(Attempt { call: Call::UdpRecvErr, ..udp("front", db) })?;
-        rig.dropped(Attempt { call: Call::UdpRecvErr, ..udp("front", batch) }, "shop/recverr", "network.egress")?;
+        rig.dropped(
+            Attempt { call: Call::UdpRecvErr, ..udp("front", batch) },
+            "shop/recverr",
+            "network.egress",
+        )?;
     }
     Ok(())
 }

@@ -182,7 +182,9 @@ fn no_fallback(rig: &mut Rig) -> Result<()> {
 fn containers(rig: &mut Rig) -> Result<()> {
     let mut bench = Bench::new()?;
     let spec = |container: &str| {
-        format!("{{selector: {{matchLabels: {{app: api}}}}, containers: [{container}], syscalls: {{rules: [{{names: [mkdir], action: Deny}}]}}}}")
+        format!(
+            "{{selector: {{matchLabels: {{app: api}}}}, containers: [{container}], syscalls: {{rules: [{{names: [mkdir], action: Deny}}]}}}}"
+        )
     };
     rig.enforce(&[("shop/container", spec("main"))])?;
     let given = given(rig, "shop/container", RULE)?;

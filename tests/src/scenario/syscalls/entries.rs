@@ -5,7 +5,11 @@ use holdfast_policy::syscalls::{Abi, number};
 use nix::libc::{ENOSYS, EPERM};
 
 use super::{Bench, Call, Effect, Given, given, rules, watched};
-use crate::scenario::{protocol::Op, rig::{Rig, only}, suite::Scenario};
+use crate::scenario::{
+    protocol::Op,
+    rig::{Rig, only},
+    suite::Scenario,
+};
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a 32-bit call is refused as the call that it is", run: compat },
@@ -46,7 +50,10 @@ fn compat(rig: &mut Rig) -> Result<()> {
     let counted = rig.counted_since(&before)?;
     ensure!(db == (Some(0), true), "where no rule concerns it: {db:?}");
     if given == Given::Refused {
-        ensure!(api == (Some(EPERM), false) && only(&counted, "shop/compat", RULE, "Deny") == 1, "{api:?}, {counted:?}");
+        ensure!(
+            api == (Some(EPERM), false) && only(&counted, "shop/compat", RULE, "Deny") == 1,
+            "{api:?}, {counted:?}"
+        );
     } else {
         ensure!(api == (Some(0), true), "{api:?}");
     }
@@ -77,7 +84,10 @@ fn socketcall(rig: &mut Rig) -> Result<()> {
     let packet = Call { words: &["!socketcall", "17"], effect: Effect::Answer };
     let (made, counted) = watched(rig, &mut bench, packet)?;
     if given == Given::Refused {
-        ensure!(made.errno == Some(EPERM) && only(&counted, "shop/socketcall", RULE, "Deny") == 1, "{made:?}, {counted:?}");
+        ensure!(
+            made.errno == Some(EPERM) && only(&counted, "shop/socketcall", RULE, "Deny") == 1,
+            "{made:?}, {counted:?}"
+        );
     } else {
         ensure!(made.errno != Some(EPERM), "{made:?}");
     }
@@ -99,7 +109,10 @@ fn x32(rig: &mut Rig) -> Result<()> {
         ensure!(api == db && counted.is_empty(), "{api:?}, {counted:?}");
     } else if given == Given::Refused {
         ensure!(db == (Some(0), true), "where no rule concerns it: {db:?}");
-        ensure!(api == (Some(EPERM), false) && only(&counted, "shop/x32", RULE, "Deny") == 1, "{api:?}, {counted:?}");
+        ensure!(
+            api == (Some(EPERM), false) && only(&counted, "shop/x32", RULE, "Deny") == 1,
+            "{api:?}, {counted:?}"
+        );
     } else {
         ensure!(api == (Some(0), true), "{api:?}");
     }
@@ -110,18 +123,21 @@ fn uring(rig: &mut Rig) -> Result<()> {
     let mut bench = Bench::new()?;
     rig.enforce(&[("shop/uring", rules("{rules: [{names: [mkdir, mkdirat], action: Deny}]}"))])?;
     let given = given(rig, "shop/uring", RULE)?;
-    let ring = Call { words: &["!uring"], effect: Effect::Answer };
-    let (made, counted) = watched(rig, &mut bench, ring)?;
-    let other = bench.make(rig, "db", ring)?;
+    let uring = Call { words: &["!uring"], effect: Effect::Answer };
+    let (made, counted) = watched(rig, &mut bench, uring)?;
+    let other = bench.make(rig, "db", uring)?;
     ensure!(other.errno == Some(0), "where no rule concerns it: {other:?}");
     if given == Given::Refused {
-        ensure!(made.errno == Some(EPERM) && only(&counted, "shop/uring", RULE, "Deny") == 1, "{made:?}, {counted:?}");
+        ensure!(
+            made.errno == Some(EPERM) && only(&counted, "shop/uring", RULE, "Deny") == 1,
+            "{made:?}, {counted:?}"
+        );
     } else {
         ensure!(made.errno == Some(0), "{made:?}");
     }
     // A rule that no ring can get round leaves rings alone.
     rig.enforce(&[("shop/no-uring", rules("{rules: [{names: [mount], action: Deny}]}"))])?;
-    let (made, counted) = watched(rig, &mut bench, ring)?;
+    let (made, counted) = watched(rig, &mut bench, uring)?;
     ensure!(made.errno == Some(0) && counted.is_empty(), "{made:?}, {counted:?}");
     Ok(())
 }

@@ -12,7 +12,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Answer, Worker, timed_out};
 
 impl Worker {
-    pub(super) fn udp_open(&self, at: SocketAddr, connect: Option<SocketAddr>, recverr: bool) -> Result<Answer> {
+    pub(super) fn udp_open(
+        &self,
+        at: SocketAddr,
+        connect: Option<SocketAddr>,
+        recverr: bool,
+    ) -> Result<Answer> {
         let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
         if recverr && at.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true).map_err(std::io::Error::from)?;

@@ -55,7 +55,8 @@ pub(super) fn ping(to: IpAddr, wait: Duration) -> Result<Answer> {
 
 /// A packet socket, which sees and sends what no cgroup hook sees.
 pub(super) fn packet_socket() -> Result<Answer> {
-    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).map_err(std::io::Error::from)?;
+    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(std::io::Error::from)?;
     Ok(Answer::Done)
 }
 

@@ -15,8 +15,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -98,17 +98,18 @@ impl Worker {
         });
     }
 
-    pub(super) fn tcp_tell(&self, port: u16, word: &str) -> Result<Answer> {
+    pub(super) fn tcp_tell(&self, port: u16, word: &str) -> Answer {
         let accepted = lock(&self.accepted).get(&port).cloned().unwrap_or_default();
         for connection in accepted {
             // Those that are over do not matter.
             let _ = (&*connection).write_all(format!("{word}\n").as_bytes());
         }
-        Ok(Answer::Done)
+        Answer::Done
     }
 
     pub(super) fn give_listener(&self, port: u16, path: &str) -> Result<Answer> {
-        let listener = lock(&self.listeners).get(&port).cloned().with_context(|| format!("nobody listens at {port}"))?;
+        let listener =
+            lock(&self.listeners).get(&port).cloned().with_context(|| format!("nobody listens at {port}"))?;
         let other = UnixStream::connect(path)?;
         let descriptors = [listener.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -116,7 +117,8 @@ impl Worker {
         if !rights.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             bail!("no room for a descriptor");
         }
-        sendmsg(&other, &[IoSlice::new(b"x")], &mut rights, SendFlags::empty()).map_err(std::io::Error::from)?;
+        sendmsg(&other, &[IoSlice::new(b"x")], &mut rights, SendFlags::empty())
+            .map_err(std::io::Error::from)?;
         Ok(Answer::Done)
     }
 

@@ -38,7 +38,7 @@ impl Worker {
     }
 }
 
-/// The IPv4 address as an AF_INET6 socket names it.
+/// The IPv4 address as an `AF_INET6` socket names it.
 pub(super) fn as_mapped(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
