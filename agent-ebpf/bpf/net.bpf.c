@@ -35,6 +35,10 @@ HF_INLINE int hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf
 		if (!flow)
 			hf_helper_failed(program, HF_HELPER_STORAGE);
 	}
+	/* A SYN opens a connection, whatever its socket was before: one that was accepted or connected can be dissolved
+	 * (connect to AF_UNSPEC) and connected anew. */
+	if (flow && egress && state == HF_TCP_SYN_SENT)
+		flow->flags = 0;
 	if (flow && (flow->flags & HF_F_PEER_KNOWN) && hf_current(&flow->decision, wl)) {
 		hf_report(program, index, wl, &flow->decision, flow->direction & 1, HF_GIVEN_DROP);
 		return flow->decision.flags & HF_D_DENIED;

@@ -44,6 +44,20 @@ pub enum Op {
         /// The word.
         word: String,
     },
+    /// Take the connection that was accepted last at this port.
+    TcpAccepted {
+        /// The port.
+        port: u16,
+    },
+    /// Dissolve a connection, and open another with the same socket.
+    TcpAgain {
+        /// The connection.
+        socket: u64,
+        /// To where.
+        to: SocketAddr,
+        /// How long to wait for an answer.
+        wait_ms: u64,
+    },
     /// Wait until a connection has brought a word.
     TcpHear {
         /// The connection.

@@ -89,6 +89,10 @@ impl Worker {
                 stream::say(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
             }
             Op::TcpTell { port, word } => Ok(self.tcp_tell(port, &word)),
+            Op::TcpAccepted { port } => self.tcp_accepted(port),
+            Op::TcpAgain { socket, to, wait_ms } => {
+                stream::again(self.socket(socket)?.as_ref(), to, millis(wait_ms))
+            }
             Op::TcpHear { socket, word, wait_ms } => {
                 stream::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
             }

@@ -1,5 +1,7 @@
 //! What belongs to a flow, and for how long: replies, live connections, sockets older than the rules.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 
 use crate::scenario::{
@@ -26,6 +28,8 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a socket accepted before the policy obeys it", run: accepted_before },
     Scenario { name: "an AF_INET6 socket to an IPv4-mapped address is judged as IPv4", run: mapped_client },
     Scenario { name: "a dual-stack server is judged by its clients' IPv4 addresses", run: mapped_server },
+    Scenario { name: "a socket that is connected anew is judged anew", run: connected_anew },
+    Scenario { name: "an accepted socket that is connected anew is judged as a client", run: accepted_anew },
     Scenario { name: "a workload may always reach itself", run: itself },
 ];
 
@@ -291,5 +295,43 @@ fn itself(rig: &mut Rig) -> Result<()> {
         rig.dropped(tcp("api", db), "shop/alone", "network.egress")?;
         rig.dropped(tcp("db", own), "shop/alone", "network.ingress")?;
     }
+    Ok(())
+}
+
+/// Connects a socket of `from` anew, to `shut` and to `open`.
+fn anew(rig: &mut Rig, from: &str, socket: u64, open: SocketAddr, shut: SocketAddr, id: &str) -> Result<()> {
+    let (wait_ms, silence) = (rig.answer_ms(), rig.silence_ms());
+    let before = rig.counts()?;
+    let refused = rig.inside(from)?.act(Op::TcpAgain { socket, to: shut, wait_ms: silence })?;
+    let counted = rig.counted_since(&before)?;
+    let count = crate::scenario::rig::only(&counted, id, "network.egress", "Drop");
+    ensure!(refused == Answer::Silence && count >= 1, "to {shut}: {refused:?}, {counted:?}");
+    rig.reports(id, "network.egress", "Deny", "Deny")?;
+    let allowed = rig.inside(from)?.act(Op::TcpAgain { socket, to: open, wait_ms })?;
+    ensure!(allowed == Answer::Done, "to {open}: {allowed:?}");
+    ensure!(say(rig, from, socket, "anew", wait_ms)? == Answer::Echo, "the new connection does not work");
+    rig.inside(from)?.act(Op::Close { socket })?;
+    Ok(())
+}
+
+fn connected_anew(rig: &mut Rig) -> Result<()> {
+    rig.enforce(&[("shop/anew", network("front", TO_API))])?;
+    let (open, shut, wait_ms) = (rig.at("api", V4, 9000)?, rig.at("db", V4, 9000)?, rig.answer_ms());
+    let (socket, _) =
+        rig.inside("front")?.open(Op::TcpOpen { to: open, from: None, mapped: false, wait_ms })?;
+    ensure!(say(rig, "front", socket, "first", wait_ms)? == Answer::Echo, "the connection does not work");
+    anew(rig, "front", socket, open, shut, "shop/anew")
+}
+
+fn accepted_anew(rig: &mut Rig) -> Result<()> {
+    let rules = "{ingress: {allow: [{}]}, egress: {allow: [{to: [{podSelector: {matchLabels: {app: front}}}]}]}}";
+    rig.enforce(&[("shop/accepted-anew", network("api", rules))])?;
+    let (to, wait_ms) = (rig.at("api", V4, 9000)?, rig.answer_ms());
+    let (caller, _) = rig.inside("db")?.open(Op::TcpOpen { to, from: None, mapped: false, wait_ms })?;
+    ensure!(say(rig, "db", caller, "first", wait_ms)? == Answer::Echo, "the connection does not work");
+    let (socket, _) = rig.inside("api")?.open(Op::TcpAccepted { port: 9000 })?;
+    let (open, shut) = (rig.at("front", V4, 9000)?, rig.at("db", V4, 9000)?);
+    anew(rig, "api", socket, open, shut, "shop/accepted-anew")?;
+    rig.inside("db")?.act(Op::Close { socket: caller })?;
     Ok(())
 }

@@ -107,6 +107,12 @@ impl Worker {
         Answer::Done
     }
 
+    pub(super) fn tcp_accepted(&self, port: u16) -> Result<Answer> {
+        let last = lock(&self.accepted).get(&port).and_then(|all| all.last().cloned());
+        let last = last.with_context(|| format!("nobody was accepted at {port}"))?;
+        self.keep(last.try_clone()?)
+    }
+
     pub(super) fn give_listener(&self, port: u16, path: &str) -> Result<Answer> {
         let listener =
             lock(&self.listeners).get(&port).cloned().with_context(|| format!("nobody listens at {port}"))?;

@@ -74,6 +74,16 @@ pub(super) fn hear(socket: &Socket, word: &str, wait: Duration) -> Result<Answer
     }
 }
 
+/// The same socket, another connection.
+pub(super) fn again(socket: &Socket, to: SocketAddr, wait: Duration) -> Result<Answer> {
+    rustix::net::connect_unspec(socket).map_err(std::io::Error::from)?;
+    match socket.connect_timeout(&to.into(), wait) {
+        Ok(()) => Ok(Answer::Done),
+        Err(error) if error.raw_os_error().is_none() && timed_out(&error) => Ok(Answer::Silence),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Ends a connection so that nothing of it is left to be sent later, when another policy may be in force.
 pub(super) fn close(socket: &Socket) -> Result<()> {
     let mut stream = socket;
