@@ -49,10 +49,10 @@ pub struct Run {
     #[arg(long, env = "HOLDFAST_AGENT_SERVICE_ACCOUNT", default_value = "holdfast-agent")]
     pub agent_service_account: String,
     /// The port, on each node, of the agent's metrics and readiness
-    #[arg(long, env = "HOLDFAST_AGENT_METRICS_PORT", default_value_t = 9810, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "HOLDFAST_AGENT_METRICS_PORT", default_value_t = 9465, value_parser = clap::value_parser!(u16).range(1..))]
     pub agent_metrics_port: u16,
     /// Where to serve /metrics, /healthz and /readyz
-    #[arg(long, env = "HOLDFAST_METRICS_ADDR", default_value = "0.0.0.0:9811")]
+    #[arg(long, env = "HOLDFAST_METRICS_ADDR", default_value = "0.0.0.0:9466")]
     pub metrics_addr: SocketAddr,
     /// How many AddressSlices may be written in a second, in the whole cluster
     #[arg(long, env = "HOLDFAST_SLICE_WRITES_PER_SECOND", default_value = "20")]

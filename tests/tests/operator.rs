@@ -79,7 +79,7 @@ async fn boot(client: &Client, name: &str, address: &str, id: &str) -> Result<No
 }
 
 /// A pod of one container, bound to a node, without an address.
-fn pod(name: &str, node: &str, labels: Value) -> Pod {
+fn pod(name: &str, node: &str, labels: &Value) -> Pod {
     object(json!({
         "metadata": {"name": name, "labels": labels},
         "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [
@@ -123,9 +123,14 @@ async fn published(client: &Client) -> Result<BTreeMap<String, Published>> {
         );
         assert!(serde_json::to_vec(&slice)?.len() <= 64 * 1024, "{} is too large", slice.name_any());
         for entry in &spec.addresses {
-            let identity = entry.identity.map(|id| {
-                let identity = spec.identities.iter().find(|identity| identity.id == id);
-                let identity = identity.unwrap_or_else(|| panic!("identity {id} is not in its slice"));
+            let listed = spec.identities.iter().find(|identity| Some(identity.id) == entry.identity);
+            assert_eq!(
+                listed.is_some(),
+                entry.identity.is_some(),
+                "{}: its identity is not listed",
+                entry.address
+            );
+            let identity = listed.map(|identity| {
                 (identity.namespace.clone(), identity.service_account.clone(), identity.labels.clone())
             });
             let published = Published {
@@ -191,17 +196,17 @@ async fn addresses_are_published_by_the_rules_and_keep_their_numbers_over_a_rest
     let (cluster, mut operator, client) = rig(&[]).await?;
     namespace(&client, "shop", json!({"team": "shop"})).await?;
     node(&client, "n1", "10.244.1.0/24", "192.0.2.1").await?;
-    let web = |name: &str, hash: &str| pod(name, "n1", json!({"app": "web", "pod-template-hash": hash}));
+    let web = |name: &str, hash: &str| pod(name, "n1", &json!({"app": "web", "pod-template-hash": hash}));
     run_pod(&client, "shop", &web("web-1", "a"), "10.244.1.1").await?;
     run_pod(&client, "shop", &web("web-2", "b"), "10.244.1.2").await?;
-    run_pod(&client, "shop", &pod("db-1", "n1", json!({"app": "db"})), "10.244.1.3").await?;
+    run_pod(&client, "shop", &pod("db-1", "n1", &json!({"app": "db"})), "10.244.1.3").await?;
     // Not published: outside the node's range, contested, finished, in the host's network.
-    run_pod(&client, "shop", &pod("stray", "n1", json!({})), "10.9.9.9").await?;
-    run_pod(&client, "shop", &pod("one", "n1", json!({})), "10.244.1.9").await?;
-    run_pod(&client, "shop", &pod("other", "n1", json!({})), "10.244.1.9").await?;
-    run_pod(&client, "shop", &pod("job", "n1", json!({})), "10.244.1.10").await?;
+    run_pod(&client, "shop", &pod("stray", "n1", &json!({})), "10.9.9.9").await?;
+    run_pod(&client, "shop", &pod("one", "n1", &json!({})), "10.244.1.9").await?;
+    run_pod(&client, "shop", &pod("other", "n1", &json!({})), "10.244.1.9").await?;
+    run_pod(&client, "shop", &pod("job", "n1", &json!({})), "10.244.1.10").await?;
     set_phase(&client, "shop", "job", "Succeeded", "10.244.1.10").await?;
-    let mut host = pod("host", "n1", json!({}));
+    let mut host = pod("host", "n1", &json!({}));
     let spec = host.spec.as_mut().context("a spec")?;
     spec.host_network = Some(true);
     spec.containers[0].ports = None;
@@ -234,7 +239,7 @@ async fn addresses_are_published_by_the_rules_and_keep_their_numbers_over_a_rest
 
     let slices: Api<AddressSlice> = Api::all(client.clone());
     let versions = async || -> Result<Vec<_>> {
-        Ok(slices.list(&ListParams::default()).await?.iter().map(|slice| slice.resource_version()).collect())
+        Ok(slices.list(&ListParams::default()).await?.iter().map(ResourceExt::resource_version).collect())
     };
     let versions_before = versions().await?;
     operator.kill()?;
@@ -436,7 +441,7 @@ async fn a_policy_is_programmed_only_where_every_node_with_a_selected_pod_says_s
     let mut agents = Vec::new();
     for (n, name) in ["n1", "n2"].into_iter().enumerate() {
         let node = node(&client, name, &format!("10.244.{n}.0/24"), &format!("192.0.2.{n}")).await?;
-        let pod = pod(&format!("web-{n}"), name, json!({"app": "web"}));
+        let pod = pod(&format!("web-{n}"), name, &json!({"app": "web"}));
         run_pod(&client, "shop", &pod, &format!("10.244.{n}.1")).await?;
         agents.push(FakeAgent { client: client.clone(), node });
     }

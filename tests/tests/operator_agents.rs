@@ -64,7 +64,7 @@ async fn status(client: &Client, name: &str) -> Result<NodeAgentStatus> {
 /// Waits, with kubelets at work, until the NodeAgent's condition `Available` has this status.
 async fn wait_available(client: &Client, name: &str, wanted: &str, ready: bool) -> Result<NodeAgentStatus> {
     let mut last = None;
-    let waited = until(PATIENCE, &format!("Available of {name} is {wanted}"), async || {
+    let result = until(PATIENCE, &format!("Available of {name} is {wanted}"), async || {
         play_kubelets(client, ready).await?;
         let now = status(client, name).await?;
         last = Some(now.clone());
@@ -72,13 +72,26 @@ async fn wait_available(client: &Client, name: &str, wanted: &str, ready: bool) 
         Ok(right.then_some(now))
     })
     .await;
-    waited.with_context(|| format!("last seen: {last:#?}"))
+    result.with_context(|| format!("last seen: {last:#?}"))
 }
 
-fn agent(name: &str, spec: Value) -> NodeAgent {
+fn agent(name: &str, spec: &Value) -> NodeAgent {
     object(
         json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "NodeAgent", "metadata": {"name": name}, "spec": spec}),
     )
+}
+
+/// Changes that somebody may make: of a field that the operator sets, of one that it does not, in a map, of the labels,
+/// of the owner.
+fn drifts() -> [Value; 5] {
+    [
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "evil.test/agent"}]}}}}),
+        json!({"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": [{"key": "nowhere", "operator": "Exists"}]}]}}}}}}}),
+        json!({"spec": {"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}}),
+        json!({"metadata": {"labels": {"app.kubernetes.io/name": "other"}}}),
+        json!({"metadata": {"ownerReferences": null}}),
+    ]
 }
 
 #[tokio::test]
@@ -95,7 +108,7 @@ async fn a_daemon_set_follows_its_node_agent_and_is_put_back_when_it_drifts() ->
     operator.wait_ready().await?;
     let agents: Api<NodeAgent> = Api::all(client.clone());
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
-    agents.create(&PostParams::default(), &agent("default", json!({}))).await?;
+    agents.create(&PostParams::default(), &agent("default", &json!({}))).await?;
 
     let set = until(PATIENCE, "the DaemonSet exists", async || Ok(sets.get_opt(SET).await?)).await?;
     let pod = set.spec.template.spec.clone().context("a pod's spec")?;
@@ -120,22 +133,13 @@ async fn a_daemon_set_follows_its_node_agent_and_is_put_back_when_it_drifts() ->
     .await?;
     wait_available(&client, "default", "True", true).await?;
 
-    // Drift: in a field that the operator sets, in one that it does not, in a map, and in the labels.
-    let drifts = [
-        json!({"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "evil.test/agent"}]}}}}),
-        json!({"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
-            {"nodeSelectorTerms": [{"matchExpressions": [{"key": "nowhere", "operator": "Exists"}]}]}}}}}}}),
-        json!({"spec": {"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}}),
-        json!({"metadata": {"labels": {"app.kubernetes.io/name": "other"}}}),
-        json!({"metadata": {"ownerReferences": null}}),
-    ];
     let wanted = |set: &DaemonSet| {
         let mut spec = set.spec.clone();
         spec.template.metadata.get_or_insert_default().annotations = None;
         (spec, set.metadata.labels.clone(), set.metadata.owner_references.clone())
     };
     let before = wanted(&sets.get(SET).await?);
-    for drift in drifts {
+    for drift in drifts() {
         let drifted = sets
             .patch(
                 SET,
@@ -183,7 +187,7 @@ async fn a_daemon_set_follows_its_node_agent_and_is_put_back_when_it_drifts() ->
         Ok((image == Some(format!("registry.test/agent@{digest}"))).then_some(()))
     })
     .await?;
-    agents.create(&PostParams::default(), &agent("second", json!({}))).await?;
+    agents.create(&PostParams::default(), &agent("second", &json!({}))).await?;
     let second = wait_available(&client, "second", "False", true).await?;
     assert_eq!(second.conditions[0].reason, "Overlaps");
     assert!(sets.get_opt("holdfast-agent-second").await?.is_none());

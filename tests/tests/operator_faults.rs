@@ -6,21 +6,21 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use holdfast_crds::WorkloadPolicy;
+use holdfast_crds::{AddressSlice, WorkloadPolicy};
 use holdfast_tests::{
     controlplane::{ControlPlane, Options},
     operator::{self, NAMESPACE, Operator},
     tools,
     wait::until,
 };
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn policy(name: &str) -> WorkloadPolicy {
     serde_json::from_value(json!({
@@ -145,6 +145,79 @@ async fn a_leader_that_is_told_to_stop_hands_over_without_a_wait() -> Result<()>
     until(PATIENCE, "the second leads", async || Ok(second.leads().await.then_some(()))).await?;
     assert!(told.elapsed() < Duration::from_secs(30), "{:?}; the holder was {holder:?}", told.elapsed());
     second.check()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_that_slept_through_the_end_of_its_term_undoes_nothing() -> Result<()> {
+    let cluster = ControlPlane::start(Options::default()).await?;
+    operator::prepare(&cluster)?;
+    let client = cluster.client().await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let run = async |name: &str, address: &str| -> Result<()> {
+        let pod = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"nodeName": "n1",
+            "terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "registry.test/none"}]}});
+        pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        Ok(())
+    };
+    let slices: Api<AddressSlice> = Api::all(client.clone());
+    let published = async || -> Result<Vec<(String, String)>> {
+        let mut all = Vec::new();
+        for slice in slices.list(&ListParams::default()).await? {
+            for entry in &slice.spec.addresses {
+                let identity =
+                    slice.spec.identities.iter().find(|identity| Some(identity.id) == entry.identity);
+                let app = identity.and_then(|identity| identity.labels.get("app")).cloned();
+                all.push((entry.address.to_string(), app.unwrap_or_default()));
+            }
+        }
+        all.sort();
+        Ok(all)
+    };
+    let wait_published = async |wanted: &[(&str, &str)]| {
+        let wanted: Vec<(String, String)> =
+            wanted.iter().map(|(address, app)| ((*address).to_owned(), (*app).to_owned())).collect();
+        until(PATIENCE, &format!("{wanted:?} is published"), async || {
+            Ok((published().await? == wanted).then_some(()))
+        })
+        .await
+    };
+    let mut first = Operator::start(&cluster, "first", &[])?;
+    first.wait_ready().await?;
+    until(PATIENCE, "the first leads", async || Ok(first.leads().await.then_some(()))).await?;
+    let mut second = Operator::start(&cluster, "second", &[])?;
+    second.wait_ready().await?;
+    run("a", "10.0.0.1").await?;
+    run("b", "10.0.0.2").await?;
+    wait_published(&[("10.0.0.1", "a"), ("10.0.0.2", "b")]).await?;
+
+    // The first falls asleep with news that it has not acted on, and wakes up when another leads.
+    signal(first.id(), "STOP")?;
+    pods.delete("a", &DeleteParams::default().grace_period(0)).await?;
+    run("c", "10.0.0.1").await?;
+    until(PATIENCE, "the second leads", async || Ok(second.leads().await.then_some(()))).await?;
+    wait_published(&[("10.0.0.1", "c"), ("10.0.0.2", "b")]).await?;
+    pods.delete("b", &DeleteParams::default().grace_period(0)).await?;
+    wait_published(&[("10.0.0.1", "c")]).await?;
+    signal(first.id(), "CONT")?;
+    until(PATIENCE, "the first knows that it leads no longer", async || {
+        assert_eq!(published().await?, [("10.0.0.1".to_owned(), "c".to_owned())]);
+        Ok((first.metric("holdfast_leader").await? == Some(0.0)).then_some(()))
+    })
+    .await?;
+    run("d", "10.0.0.4").await?;
+    wait_published(&[("10.0.0.1", "c"), ("10.0.0.4", "d")]).await?;
+    assert!(second.leads().await);
+    first.check()?;
+    second.check()?;
+    Ok(())
+}
+
+fn signal(process: u32, name: &str) -> Result<()> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status()?;
+    anyhow::ensure!(sent.success(), "kill failed");
     Ok(())
 }
 
