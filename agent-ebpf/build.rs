@@ -40,9 +40,9 @@ fn compile(clang: &str, arch: &str, source: &Path, out: &Path) -> Result<()> {
         .arg(source)
         .arg("-o")
         .arg(out.join(name));
-    let status = command
-        .status()
-        .with_context(|| format!("{clang} could not be started: install clang and libbpf-dev (make setup)"))?;
+    let status = command.status().with_context(|| {
+        format!("{clang} could not be started: install clang and libbpf-dev (make setup)")
+    })?;
     if !status.success() {
         bail!("{clang} could not compile {}: {status}", source.display());
     }

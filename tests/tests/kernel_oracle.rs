@@ -294,10 +294,11 @@ fn the_kernel_decides_as_the_oracle_does() -> Result<()> {
                 let verdict = decide_packet(&scenario.policies, &scenario.world, &workload, packet);
                 forget(&mut engine)?;
                 kernel.clear_flows()?;
-                let data = frame(packet, [203, 0, 113, 9], "2001:db8:9::9".parse::<std::net::Ipv6Addr>()?.octets());
+                let data =
+                    frame(packet, [203, 0, 113, 9], "2001:db8:9::9".parse::<std::net::Ipv6Addr>()?.octets());
                 let node_flow = node_flow(packet);
                 if let Some(key) = node_flow {
-                    kernel.node_flows.insert(key, 1, 0)?;
+                    kernel.node_flows.insert(key, now_ns(), 0)?;
                 }
                 let answer = kernel.run(packet, &data, ifindex)?;
                 if let Some(key) = node_flow {
@@ -349,4 +350,10 @@ fn key(peer: IpAddr, from_port: u16, to_port: u16, proto: u8) -> abi::NodeFlowKe
     let v6 = matches!(peer, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none());
     let own: IpAddr = if v6 { [0x2001, 0xdb8, 9, 0, 0, 0, 0, 9].into() } else { [203, 0, 113, 9].into() };
     abi::NodeFlowKey { from: peer.into(), to: own.into(), from_port, to_port, proto, pad: [0; 3] }
+}
+
+/// The kernel's clock, as its programs read it.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -13,7 +13,9 @@ use tokio::io::unix::AsyncFd;
 /// # Errors
 ///
 /// When it cannot be polled, or no runtime is running.
-pub fn pollable(ring: aya::maps::RingBuf<aya::maps::MapData>) -> io::Result<AsyncFd<aya::maps::RingBuf<aya::maps::MapData>>> {
+pub fn pollable(
+    ring: aya::maps::RingBuf<aya::maps::MapData>,
+) -> io::Result<AsyncFd<aya::maps::RingBuf<aya::maps::MapData>>> {
     debug_assert!(ring.as_raw_fd() >= 0);
     // SAFETY: a ring buffer's descriptor is the map's, which it owns and keeps as long as it lives; AsyncFd owns the ring.
     unsafe { AsyncFd::register(ring) }.map_err(io::Error::from)
