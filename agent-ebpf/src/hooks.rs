@@ -120,13 +120,29 @@ impl Place {
     }
 }
 
+/// The programs: linked to the pinned maps when they are first needed, and what they were linked from is forgotten then.
+enum Source {
+    Unlinked(Box<Object>),
+    Linked(Programs),
+}
+
+impl Source {
+    fn linked(&mut self, pins: &Path) -> Result<&Programs, HookError> {
+        if let Self::Unlinked(object) = self {
+            *self = Self::Linked(object.link(pins)?);
+        }
+        match self {
+            Self::Linked(programs) => Ok(programs),
+            Self::Unlinked(_) => Err(HookError::Object("it is not linked".to_owned())),
+        }
+    }
+}
+
 /// All mechanisms of this node.
 pub struct Hooks {
     mechanisms: Mechanisms,
     targets: Targets,
-    object: Object,
-    /// Linked to the pinned maps when they are first needed.
-    programs: Option<Programs>,
+    programs: Source,
     /// What this agent attached.
     attached: BTreeSet<Place>,
     pins: PathBuf,
@@ -153,8 +169,7 @@ impl Hooks {
         Ok(Self {
             mechanisms: mechanisms(&targets, lsm, fmod_ret, sys_enter),
             targets,
-            object,
-            programs: None,
+            programs: Source::Unlinked(Box::new(object)),
             attached: BTreeSet::new(),
             pins: places.pins(),
             links: places.links(),
@@ -171,15 +186,35 @@ impl Hooks {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses; what was attached before that stays attached.
+    /// When the kernel refuses; what was attached before that stays attached. A hook that it refuses for good is no
+    /// longer among [`Self::mechanisms`], so that rules can be lowered again without it.
     pub fn ensure(&mut self, hooks: u64, sys_enter: bool) -> Result<(), HookError> {
         for place in Place::of(hooks, sys_enter) {
-            if !self.attached.contains(&place) {
-                self.attach(place)?;
-                self.attached.insert(place);
+            if self.attached.contains(&place) {
+                continue;
             }
+            if let Err(error) = self.attach(place) {
+                self.lose(place, &error);
+                return Err(error);
+            }
+            self.attached.insert(place);
         }
         Ok(())
+    }
+
+    fn lose(&mut self, place: Place, error: &HookError) {
+        let for_good = match error {
+            HookError::Load { source, .. } => trial::is_a_no(&source.source) || !source.log.is_empty(),
+            HookError::Attach { source, .. } => trial::is_a_no(source),
+            _ => false,
+        };
+        if !for_good {
+            return;
+        }
+        match place {
+            Place::Hook(hook) => drop(self.mechanisms.hooks.remove(&hook)),
+            Place::SysEnter => self.mechanisms.no_sys_enter = Some(error.to_string()),
+        }
     }
 
     /// Detaches what nobody needs any more, an earlier agent's too; but that stays while it is not sure that this agent
@@ -204,10 +239,7 @@ impl Hooks {
     fn attach(&mut self, place: Place) -> Result<(), HookError> {
         let name = place.name();
         let (kind, target) = self.kind(place).ok_or_else(|| HookError::NotThere(name.clone()))?;
-        if self.programs.is_none() {
-            self.programs = Some(self.object.link(&self.pins)?);
-        }
-        let Some(programs) = &self.programs else { return Err(HookError::NotThere(name)) };
+        let programs = self.programs.linked(&self.pins)?;
         let loaded = programs
             .load(&name, kind, target)
             .map_err(|source| HookError::Load { program: name.clone(), source })?;

@@ -252,7 +252,7 @@ fn typed<K: Pod, V: Pod>(
 }
 
 /// Errors that say that there is no such mechanism, or not for us; all others are errors.
-fn is_a_no(error: &io::Error) -> bool {
+pub(super) fn is_a_no(error: &io::Error) -> bool {
     /// Inside the kernel only, and let out by some versions of it (include/linux/errno.h).
     const ENOTSUPP: i32 = 524;
     matches!(
