@@ -22,6 +22,9 @@
  * kernel's own connection tracking for a stream of UDP packets (nf_conntrack_udp_timeout_stream was 180 s before 5.1,
  * 120 s since). */
 #define HF_FLOW_IDLE_NS (120ull * 1000 * 1000 * 1000)
+/* What a socket of the node sends arrives at a pod of the node at once. Later packets with the same addresses and ports
+ * may be somebody else's, whom masquerading gave the node's address. */
+#define HF_NODE_FLOW_NS (5ull * 1000 * 1000 * 1000)
 #define HF_FLOW_TOUCH_NS (1000ull * 1000 * 1000)
 
 HF_HASH(addresses, BPF_MAP_TYPE_HASH, struct hf_addr, struct hf_address, 262144, BPF_F_NO_PREALLOC);
@@ -357,8 +360,9 @@ HF_INLINE int hf_is_node_flow(const struct hf_addr *from, __u16 from_port, const
 	struct hf_node_flow_key key = {
 		.from = *from, .to = *to, .from_port = from_port, .to_port = to_port, .proto = proto,
 	};
+	__u64 *sent = bpf_map_lookup_elem(&node_flows, &key);
 
-	return bpf_map_lookup_elem(&node_flows, &key) != NULL;
+	return sent && bpf_ktime_get_ns() - *sent < HF_NODE_FLOW_NS;
 }
 
 #endif

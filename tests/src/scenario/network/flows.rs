@@ -324,7 +324,8 @@ fn connected_anew(rig: &mut Rig) -> Result<()> {
 }
 
 fn accepted_anew(rig: &mut Rig) -> Result<()> {
-    let rules = "{ingress: {allow: [{}]}, egress: {allow: [{to: [{podSelector: {matchLabels: {app: front}}}]}]}}";
+    let rules =
+        "{ingress: {allow: [{}]}, egress: {allow: [{to: [{podSelector: {matchLabels: {app: front}}}]}]}}";
     rig.enforce(&[("shop/accepted-anew", network("api", rules))])?;
     let (to, wait_ms) = (rig.at("api", V4, 9000)?, rig.answer_ms());
     let (caller, _) = rig.inside("db")?.open(Op::TcpOpen { to, from: None, mapped: false, wait_ms })?;

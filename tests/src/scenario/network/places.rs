@@ -17,6 +17,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "loopback is the entity Host to a hostNetwork pod", run: host_loopback },
     Scenario { name: "an external workload is isolated by its cgroup", run: external },
     Scenario { name: "the node reaches its pods and its address from elsewhere does not", run: probes },
+    Scenario {
+        name: "a connection of the node's stays the node's when its record has gone stale",
+        run: slow_probe,
+    },
     Scenario { name: "a deny rule that names Host stops the node's probes", run: no_probes },
     Scenario { name: "a cgroup made inside a workload is of it before anything runs there", run: child },
     Scenario { name: "a process in the pod's own cgroup is of the pod", run: pod_cgroup },
@@ -88,6 +92,40 @@ fn probes(rig: &mut Rig) -> Result<()> {
         })?;
         ensure!(rig.inside("api")?.arrivals()?.is_empty(), "the forged packet arrived");
     }
+    Ok(())
+}
+
+fn slow_probe(rig: &mut Rig) -> Result<()> {
+    rig.enforce(&[("shop/slow-probe", network("api", "{ingress: {}}"))])?;
+    let (to, wait_ms, word) = (rig.at("api", V4, 9005)?, rig.answer_ms(), rig.word());
+    let open = Op::TcpOpen { to, from: None, mapped: false, wait_ms };
+    let (socket, _) = rig.inside("node")?.open(open)?;
+    // Time itself is what is waited for: a record is good for five seconds.
+    let heard = rig.inside("node")?.act(Op::TcpHear { socket, word: "nothing".to_owned(), wait_ms: 5500 })?;
+    ensure!(heard == Answer::Silence, "{heard:?}");
+    rig.inside("api")?.act(Op::TcpTell { port: 9005, word: word.clone() })?;
+    let heard = rig.inside("node")?.act(Op::TcpHear { socket, word, wait_ms })?;
+    ensure!(heard == Answer::Echo, "the server's first word did not come: {heard:?}");
+    rig.inside("node")?.act(Op::Close { socket })?;
+    // A packet with the addresses and ports of a record that has gone stale is not the node's.
+    let (own, there) = (rig.at("node", V4, 7210)?, rig.at("api", V4, 7211)?);
+    let (speaker, _) = rig.inside("node")?.open(Op::UdpOpen { at: own, connect: None, recverr: false })?;
+    let say = |word: String| Op::UdpSay { socket: speaker, to: Some(there), word, padding: 0, wait_ms: 1 };
+    // Nobody listens there: the record is made, and no flow.
+    let word = rig.word();
+    rig.inside("node")?.act(say(word))?;
+    let heard =
+        rig.inside("node")?.act(Op::UdpHear { socket: speaker, word: "none".to_owned(), wait_ms: 5500 })?;
+    ensure!(matches!(heard, Answer::Silence | Answer::Errno(_)), "{heard:?}");
+    rig.inside("api")?.act(Op::Serve { at: vec![at(there.ip(), 7211)], dual: false })?;
+    let before = rig.counts()?;
+    let forged = Op::RawUdp { from: own, to: there, word: rig.word(), form: RawForm::Plain };
+    ensure!(rig.inside("outside")?.act(forged)? == Answer::Done, "the forged packet was not sent");
+    rig.until("the forged packet is counted", |rig| {
+        let counted = rig.counted_since(&before)?;
+        Ok(only(&counted, "shop/slow-probe", "network.ingress", "Drop") == 1)
+    })?;
+    rig.inside("node")?.act(Op::Close { socket: speaker })?;
     Ok(())
 }
 
