@@ -178,7 +178,7 @@ struct hf_control {
 	__u32 epoch; /* moves when addresses or classes change */
 	__u32 host_netns; /* inode number of the host's network namespace */
 	__u32 flags;
-	__u32 pad;
+	__u32 highest; /* number that any agent gave out */
 };
 
 /* A cgroup of the v2 hierarchy came or went. */

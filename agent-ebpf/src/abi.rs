@@ -272,8 +272,8 @@ mirrors! {
         host_netns: u32,
         /// [`CONTROL_NODE_FLOWS`].
         flags: u32,
-        /// Zero.
-        pad: u32,
+        /// The highest number that any agent gave out: none is used twice, also after a restart.
+        highest: u32,
     }
     /// Whose count.
     CounterKey = "hf_counter_key" {

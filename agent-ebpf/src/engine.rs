@@ -4,26 +4,29 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use holdfast_policy::compile::{self, Compiled};
 use holdfast_policy::error::CompileError;
 use holdfast_policy::model::{AddressFacts, Entities, Policy, PolicyId};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::abi;
 use crate::enforcers::{HookError, Hooks};
-use crate::facts::Facts;
+use crate::facts::{Facts, Pod};
 use crate::lower::{self, Lowered, Meaning, Numbers};
 use crate::maps::{MapError, Maps, Table};
 use crate::mechanisms::Mechanisms;
-use crate::tables::{Tables, delta};
+use crate::tables::Tables;
 use crate::workloads::{self, Cgroup, Placement};
 
+mod blame;
 pub mod counts;
 pub mod report;
+mod write;
 
+use blame::Misfit;
 use counts::Counts;
 use report::PolicyReport;
 
@@ -65,6 +68,10 @@ pub struct Engine {
     in_force: HashMap<PolicyId, Policy>,
     counts: Counts,
     host_netns: u32,
+    /// Rows were written that live flows have not been told of.
+    stale: bool,
+    /// Pods of this node as of the last change, those included that only their cgroups still show.
+    pods: Arc<Vec<Pod>>,
     /// Cgroups that were there at the last change.
     seen: HashSet<u64>,
     /// Cgroups that a whole-host workload leaves alone, beside those of the node's own services.
@@ -79,7 +86,7 @@ impl Engine {
     /// When the maps cannot be read.
     pub fn adopt(maps: Maps, hooks: Hooks, host_netns: u32) -> Result<Self, EngineError> {
         let current = maps.read()?;
-        let numbers = Numbers::above(&current);
+        let numbers = Numbers::above(&current, maps.control()?.highest);
         let mut engine = Self {
             maps,
             hooks,
@@ -91,6 +98,8 @@ impl Engine {
             in_force: HashMap::new(),
             counts: Counts::default(),
             host_netns,
+            stale: false,
+            pods: Arc::default(),
             seen: HashSet::new(),
             spared: own_cgroup().into_iter().collect(),
         };
@@ -136,36 +145,35 @@ impl Engine {
     ///
     /// When the kernel refuses a write: what was in force before is in force still.
     pub fn apply(&mut self, facts: &Facts, cgroups: &[Cgroup]) -> Result<Applied, EngineError> {
+        let facts = &self.with_lingering_pods(facts, cgroups);
         let placements = workloads::place(facts, cgroups, &self.spared);
         let local = workloads::local_addresses(facts);
         let facts = &with_local(facts, &local);
         let mut policies: Vec<Policy> = facts.policies.iter().cloned().collect();
         let mut failures: BTreeMap<PolicyId, String> = BTreeMap::new();
-        let (compiled, lowered) = loop {
-            match self.compile(facts, &policies, &placements, &local) {
-                Ok(done) => break done,
-                Err((culprit, message)) => {
-                    warn!(policy = %culprit, message, "policy cannot be put in force; its last good version stays");
-                    if failures.insert(culprit.clone(), message).is_some() {
-                        // Its last good version fails too by now: without it, then.
-                        policies.retain(|policy| policy.id != culprit);
-                    } else {
-                        let good = self.in_force.get(&culprit).cloned();
-                        policies.retain(|policy| policy.id != culprit);
-                        policies.extend(good);
+        let (compiled, lowered, changed) = loop {
+            let misfit = match self.compile(facts, &policies, &placements, &local) {
+                Ok((compiled, lowered)) => match self.write(&lowered, cgroups, facts.complete) {
+                    Ok(changed) => break (compiled, lowered, changed),
+                    Err(EngineError::Map(error @ MapError::Full { .. })) => {
+                        match newcomers(&policies, &self.in_force) {
+                            Some(concerned) => {
+                                Misfit { named: PolicyId::cluster(""), concerned, message: error.to_string() }
+                            }
+                            None => return Err(error.into()),
+                        }
                     }
-                }
-            }
+                    Err(error) => return Err(error),
+                },
+                Err(misfit) => misfit,
+            };
+            let id = blame::gives_way(&misfit, &policies, &self.in_force);
+            warn!(policy = %id, problem = misfit.message, "policy cannot be put in force; its last good version stays");
+            let good = self.in_force.get(&id).filter(|_| !failures.contains_key(&id)).cloned();
+            policies.retain(|policy| policy.id != id);
+            policies.extend(good);
+            failures.insert(id, misfit.message);
         };
-        // What the kernel made a child inherit that is no part of the workload: the monitor of a container's runtime, the
-        // services that a whole host keeps open.
-        let strangers: Vec<u64> = cgroups
-            .iter()
-            .map(|cgroup| cgroup.id)
-            .filter(|id| !lowered.tables.cgroups.contains_key(id) && !self.seen.contains(id))
-            .collect();
-        let changed = self.write(&lowered, &strangers)?;
-        self.seen = cgroups.iter().map(|cgroup| cgroup.id).collect();
         self.counts.learn(&lowered.meaning, &placements);
         self.compiled = compiled;
         self.meaning = lowered.meaning;
@@ -183,13 +191,42 @@ impl Engine {
         Ok(Applied { changed, policies, workloads: self.placements.len(), selected })
     }
 
+    /// A pod that the source no longer has, by force or because it finished, is a workload as long as its cgroup is there:
+    /// its processes may run still.
+    fn with_lingering_pods(&mut self, facts: &Facts, cgroups: &[Cgroup]) -> Facts {
+        let there: HashSet<String> =
+            cgroups.iter().filter_map(|cgroup| workloads::parse(&cgroup.path)).map(|path| path.uid).collect();
+        let known: HashSet<&str> = facts.pods.iter().map(|pod| pod.uid.as_str()).collect();
+        let is_there = |pod: &Pod| {
+            there.contains(&pod.uid) || pod.config_hash.as_ref().is_some_and(|hash| there.contains(hash))
+        };
+        let taken: HashSet<IpAddr> =
+            facts.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        let lingering: Vec<Pod> = self
+            .pods
+            .iter()
+            .filter(|pod| !known.contains(pod.uid.as_str()) && is_there(pod))
+            .map(|pod| {
+                let mut pod = pod.clone();
+                pod.addresses.retain(|address| !taken.contains(address));
+                pod
+            })
+            .collect();
+        let mut out = facts.clone();
+        if !lingering.is_empty() {
+            Arc::make_mut(&mut out.pods).extend(lingering);
+        }
+        self.pods = Arc::clone(&out.pods);
+        out
+    }
+
     fn compile(
         &mut self,
         facts: &Facts,
         policies: &[Policy],
         placements: &[Placement],
         local: &[(std::net::IpAddr, String)],
-    ) -> Result<(Compiled, Lowered), (PolicyId, String)> {
+    ) -> Result<(Compiled, Lowered), Misfit> {
         let workloads: Vec<_> = placements.iter().map(|placement| placement.workload.clone()).collect();
         let input = compile::Input { policies, world: &facts.world, workloads: &workloads, abis: ABIS };
         let compiled = match compile::compile(&input, Some(&self.compiled)) {
@@ -199,13 +236,20 @@ impl Engine {
         }
         .map_err(|error| {
             let message = error.to_string();
-            match error {
-                CompileError::TooManyRules { policy, .. }
-                | CompileError::TooManyPeers { policy, .. }
-                | CompileError::TooManyRows { policy, .. }
-                | CompileError::DuplicatePolicy { policy } => (policy, message),
-                CompileError::TooManyClasses => (PolicyId::cluster("*"), message),
-            }
+            let (named, concerned) = match error {
+                CompileError::TooManyRules { policy, workload, .. } => {
+                    let of = workloads.iter().find(|w| format!("{}/{}", w.namespace, w.name) == workload);
+                    let selecting = |w| policies.iter().filter(move |p| p.target.selects(&facts.world, w));
+                    let ids = of.map(|w| selecting(w).map(|p| p.id.clone()).collect()).unwrap_or_default();
+                    (policy, ids)
+                }
+                CompileError::TooManyPeers { policy, .. } | CompileError::TooManyRows { policy, .. } => {
+                    (policy, Vec::new())
+                }
+                CompileError::DuplicatePolicy { policy } => (policy.clone(), vec![policy]),
+                CompileError::TooManyClasses => (PolicyId::cluster(""), Vec::new()),
+            };
+            Misfit { named, concerned, message }
         })?;
         let input = lower::Input {
             compiled: &compiled,
@@ -214,88 +258,33 @@ impl Engine {
             local,
             mechanisms: self.hooks.mechanisms(),
         };
-        let lowered = lower::lower(input, &mut self.numbers, &self.current)
-            .map_err(|error| (error.policy().clone(), error.to_string()))?;
+        let lowered = lower::lower(input, &mut self.numbers, &self.current).map_err(|error| {
+            let message = error.to_string();
+            let lower::LowerError::TooManyClauses { policy, concerned, .. } = error;
+            Misfit { named: policy, concerned, message }
+        })?;
         Ok((compiled, lowered))
     }
 
-    fn write(&mut self, lowered: &Lowered, strangers: &[u64]) -> Result<bool, EngineError> {
-        let Self { maps, current, hooks, .. } = self;
-        let new = &lowered.tables;
-        hooks.ensure(lowered.hooks, lowered.sys_enter)?;
-        let verdicts = delta(&current.verdicts, &new.verdicts);
-        let syscalls = delta(&current.syscalls, &new.syscalls);
-        let clauses = delta(&current.clauses, &new.clauses);
-        let peers = delta(&current.classes, &new.classes);
-        let cidrs = delta(&current.cidrs, &new.cidrs);
-        let addresses = delta(&current.addresses, &new.addresses);
-        let workloads = delta(&current.workloads, &new.workloads);
-        let cgroups = delta(&current.cgroups, &new.cgroups);
-        let who_changed = [
-            addresses.write.len(),
-            addresses.remove.len(),
-            peers.write.len(),
-            peers.remove.len(),
-            cidrs.write.len(),
-            cidrs.remove.len(),
-        ]
-        .iter()
-        .any(|n| *n > 0);
-
-        // What a set says, before anybody points to it.
-        put(&mut maps.verdicts, &mut current.verdicts, &verdicts.write)?;
-        put(&mut maps.clauses, &mut current.clauses, &clauses.write)?;
-        put(&mut maps.syscalls, &mut current.syscalls, &syscalls.write)?;
-        // Who is who, before addresses name them.
-        put(&mut maps.classes, &mut current.classes, &peers.write)?;
-        put(&mut maps.cidrs, &mut current.cidrs, &cidrs.write)?;
-        put(&mut maps.addresses, &mut current.addresses, &addresses.write)?;
-        let mut control = maps.control()?;
-        let flags = if lowered.node_flows { abi::CONTROL_NODE_FLOWS } else { 0 };
-        if control.flags & flags != flags {
-            // Recorded before the first workload that needs it is flipped.
-            control.flags |= flags;
-            maps.set_control(control)?;
+    fn write(&mut self, lowered: &Lowered, cgroups: &[Cgroup], complete: bool) -> Result<bool, EngineError> {
+        let live: HashSet<u64> = cgroups.iter().map(|cgroup| cgroup.id).collect();
+        // What the kernel made a child inherit that is no part of the workload: the monitor of a container's runtime, the
+        // services that a whole host keeps open.
+        let is_stranger = |id: &u64| !lowered.tables.cgroups.contains_key(id) && !self.seen.contains(id);
+        let strangers: Vec<u64> = live.iter().filter(|id| is_stranger(id)).copied().collect();
+        let change = write::Change {
+            lowered,
+            live: &live,
+            strangers: if complete { &strangers } else { &[] },
+            complete,
+            highest: self.numbers.highest(),
+            host_netns: self.host_netns,
+        };
+        let changed =
+            write::write(&mut self.maps, &mut self.current, &mut self.hooks, &mut self.stale, &change)?;
+        if complete {
+            self.seen = live;
         }
-        // The flip, one write for each workload.
-        put(&mut maps.workloads, &mut current.workloads, &workloads.write)?;
-        put(&mut maps.cgroups, &mut current.cgroups, &cgroups.write)?;
-        // Nobody points to these any more.
-        drop_rows(&mut maps.cgroups, &mut current.cgroups, &cgroups.remove)?;
-        drop_rows(&mut maps.cgroups, &mut current.cgroups, strangers)?;
-        drop_rows(&mut maps.workloads, &mut current.workloads, &workloads.remove)?;
-        drop_rows(&mut maps.addresses, &mut current.addresses, &addresses.remove)?;
-        drop_rows(&mut maps.classes, &mut current.classes, &peers.remove)?;
-        drop_rows(&mut maps.cidrs, &mut current.cidrs, &cidrs.remove)?;
-        drop_rows(&mut maps.verdicts, &mut current.verdicts, &verdicts.remove)?;
-        drop_rows(&mut maps.syscalls, &mut current.syscalls, &syscalls.remove)?;
-        drop_rows(&mut maps.clauses, &mut current.clauses, &clauses.remove)?;
-        if who_changed || control.flags != flags || control.host_netns != self.host_netns {
-            // Flows are decided anew when they meet another epoch.
-            control.epoch = control.epoch.wrapping_add(u32::from(who_changed));
-            maps.set_control(abi::Control { flags, host_netns: self.host_netns, ..control })?;
-        }
-        let changed = who_changed
-            || [
-                verdicts.write.len(),
-                syscalls.write.len(),
-                clauses.write.len(),
-                workloads.write.len(),
-                workloads.remove.len(),
-                cgroups.write.len(),
-                cgroups.remove.len(),
-            ]
-            .iter()
-            .any(|n| *n > 0);
-        read_back(&maps.verdicts, &verdicts.write)?;
-        read_back(&maps.clauses, &clauses.write)?;
-        read_back(&maps.syscalls, &syscalls.write)?;
-        read_back(&maps.classes, &peers.write)?;
-        read_back(&maps.cidrs, &cidrs.write)?;
-        read_back(&maps.addresses, &addresses.write)?;
-        read_back(&maps.workloads, &workloads.write)?;
-        // A cgroup may be gone by now, and the kernel removes its row then.
-        hooks.release(lowered.hooks, lowered.sys_enter)?;
         Ok(changed)
     }
 
@@ -309,13 +298,24 @@ impl Engine {
         let maps = &mut self.maps;
         let want = &self.current;
         let mut wrong = 0;
-        wrong += repair(&mut maps.verdicts, &real.verdicts, &want.verdicts)?;
-        wrong += repair(&mut maps.clauses, &real.clauses, &want.clauses)?;
-        wrong += repair(&mut maps.syscalls, &real.syscalls, &want.syscalls)?;
-        wrong += repair(&mut maps.classes, &real.classes, &want.classes)?;
-        wrong += repair(&mut maps.cidrs, &real.cidrs, &want.cidrs)?;
-        wrong += repair(&mut maps.addresses, &real.addresses, &want.addresses)?;
-        wrong += repair(&mut maps.workloads, &real.workloads, &want.workloads)?;
+        wrong += write::repair(&mut maps.verdicts, &real.verdicts, &want.verdicts)?;
+        wrong += write::repair(&mut maps.clauses, &real.clauses, &want.clauses)?;
+        wrong += write::repair(&mut maps.syscalls, &real.syscalls, &want.syscalls)?;
+        wrong += write::repair(&mut maps.classes, &real.classes, &want.classes)?;
+        wrong += write::repair(&mut maps.cidrs, &real.cidrs, &want.cidrs)?;
+        wrong += write::repair(&mut maps.addresses, &real.addresses, &want.addresses)?;
+        wrong += write::repair(&mut maps.workloads, &real.workloads, &want.workloads)?;
+        // Of cgroups the kernel removes rows itself, and adds those of children: only what is there and wrong counts.
+        let wrong_index =
+            |(id, index): &(&u64, &u32)| real.cgroups.get(id).is_some_and(|real| real != *index);
+        let rows: Vec<_> = want.cgroups.iter().filter(wrong_index).map(|(id, index)| (*id, *index)).collect();
+        for (id, index) in &rows {
+            maps.cgroups.write(id, index)?;
+        }
+        wrong += rows.len();
+        if wrong > 0 {
+            self.stale = true;
+        }
         Ok(wrong)
     }
 
@@ -367,64 +367,16 @@ const ABIS: &[holdfast_policy::syscalls::Abi] = if cfg!(target_arch = "x86_64") 
     &[holdfast_policy::syscalls::Abi::Aarch64]
 };
 
+/// The policies that are not in force as they are now; `None` where there are none.
+fn newcomers(policies: &[Policy], in_force: &HashMap<PolicyId, Policy>) -> Option<Vec<PolicyId>> {
+    let new = policies.iter().filter(|policy| !blame::is_in_force(policy, in_force));
+    let ids: Vec<PolicyId> = new.map(|policy| policy.id.clone()).collect();
+    (!ids.is_empty()).then_some(ids)
+}
+
 /// The cgroup that the agent itself is in; `None` where it cannot tell, as in a cgroup namespace of its own.
 fn own_cgroup() -> Option<String> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     (path != "/").then(|| path.to_owned())
-}
-
-fn put<K: Eq + Hash + Copy, V: Copy>(
-    map: &mut impl Table<K, V>,
-    known: &mut HashMap<K, V>,
-    rows: &[(K, V)],
-) -> Result<(), MapError> {
-    for (key, value) in rows {
-        map.write(key, value)?;
-        known.insert(*key, *value);
-    }
-    if !rows.is_empty() {
-        debug!(map = map.name(), rows = rows.len(), "written");
-    }
-    Ok(())
-}
-
-fn drop_rows<K: Eq + Hash + Copy, V: Copy>(
-    map: &mut impl Table<K, V>,
-    known: &mut HashMap<K, V>,
-    keys: &[K],
-) -> Result<(), MapError> {
-    for key in keys {
-        map.remove(key)?;
-        known.remove(key);
-    }
-    Ok(())
-}
-
-fn read_back<K, V: PartialEq>(map: &impl Table<K, V>, rows: &[(K, V)]) -> Result<(), MapError> {
-    let mut wrong = 0;
-    for (key, value) in rows {
-        if map.get(key)?.as_ref() != Some(value) {
-            wrong += 1;
-        }
-    }
-    if wrong > 0 {
-        return Err(MapError::ReadBack { map: map.name(), rows: wrong });
-    }
-    Ok(())
-}
-
-fn repair<K: Eq + Hash + Copy, V: PartialEq + Copy>(
-    map: &mut impl Table<K, V>,
-    real: &HashMap<K, V>,
-    want: &HashMap<K, V>,
-) -> Result<usize, MapError> {
-    let delta = delta(real, want);
-    for (key, value) in &delta.write {
-        map.write(key, value)?;
-    }
-    for key in &delta.remove {
-        map.remove(key)?;
-    }
-    Ok(delta.write.len() + delta.remove.len())
 }

@@ -1,7 +1,7 @@
 //! From what was compiled to the rows of the kernel's maps. Pure but for the numbers it gives out, which it keeps: a set
 //! that stays keeps its number, and no number is used twice while the agent runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,21 +30,13 @@ pub enum LowerError {
     TooManyClauses {
         /// The policy with the most of them.
         policy: PolicyId,
+        /// All policies of the set.
+        concerned: Vec<PolicyId>,
         /// The call.
         call: String,
         /// How many clauses there are.
         count: usize,
     },
-}
-
-impl LowerError {
-    /// The policy that does not fit.
-    #[must_use]
-    pub fn policy(&self) -> &PolicyId {
-        match self {
-            Self::TooManyClauses { policy, .. } => policy,
-        }
-    }
 }
 
 /// Numbers given out so far.
@@ -68,17 +60,18 @@ impl Numbers {
     /// Starts above everything that the maps hold already, so that what an earlier agent left stays in force, and
     /// apart, until it is replaced.
     #[must_use]
-    pub fn above(tables: &Tables) -> Self {
+    pub fn above(tables: &Tables, highest: u32) -> Self {
         let set = tables.workloads.values().flat_map(|w| [w.net_set, w.sys_set]).max().unwrap_or(0);
         let set = set.max(tables.verdicts.keys().map(|k| u32::from_be(k.set_be)).max().unwrap_or(0));
         let set = set.max(tables.syscalls.keys().map(|k| k.set).max().unwrap_or(0));
         let view = tables.workloads.values().map(|w| w.view).max().unwrap_or(0);
         let view = view.max(tables.classes.keys().map(|k| k.view).max().unwrap_or(0));
         let view = view.max(tables.cidrs.keys().map(|k| u32::from_be(k.space_be) >> 1).max().unwrap_or(0));
-        let workload = tables.workloads.keys().max().copied().unwrap_or(0);
+        let used = |index: &&u32| **index != u32::MAX;
+        let workload = tables.workloads.keys().filter(used).max().copied().unwrap_or(0);
         let pod = tables.workloads.values().map(|w| w.pod).max().unwrap_or(0);
         Self {
-            next_set: set,
+            next_set: set.max(highest),
             next_view: view,
             next_service: tables
                 .addresses
@@ -87,10 +80,23 @@ impl Numbers {
                 .filter(|id| *id >= SERVICE_BASE)
                 .max()
                 .unwrap_or(0),
-            next_workload: workload.max(pod),
-            next_gen: tables.workloads.values().map(|w| w.gen_).max().unwrap_or(0),
+            next_workload: workload.max(pod).max(highest),
+            next_gen: tables
+                .workloads
+                .values()
+                .map(|w| w.gen_)
+                .filter(|number| *number != u32::MAX)
+                .max()
+                .unwrap_or(0)
+                .max(highest),
             ..Self::default()
         }
+    }
+
+    /// The highest number given out to a set, a workload, a pod or a change.
+    #[must_use]
+    pub fn highest(&self) -> u32 {
+        self.next_set.max(self.next_workload).max(self.next_gen)
     }
 
     /// The number of a pod, by its UID, also while it has no cgroup.
@@ -214,6 +220,13 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         }
     }
     numbers.workloads.retain(|_, number| out.meaning.workloads.contains_key(number));
+    let known: HashSet<&str> = input
+        .placements
+        .iter()
+        .map(|placement| placement.workload.uid.as_str())
+        .chain(input.local.iter().map(|(_, uid)| uid.as_str()))
+        .collect();
+    numbers.pods.retain(|uid, _| known.contains(uid.as_str()));
     Ok(out)
 }
 

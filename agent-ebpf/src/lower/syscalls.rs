@@ -149,6 +149,7 @@ pub(super) fn lower_set(
         if rows.len() > abi::MAX_CLAUSES {
             return Err(LowerError::TooManyClauses {
                 policy: most(set, clauses),
+                concerned: set.policies.iter().map(|policy| policy.id.clone()).collect(),
                 call: name.to_owned(),
                 count: rows.len(),
             });
