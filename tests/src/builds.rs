@@ -25,24 +25,25 @@ pub struct StaticBinaries {
 /// When cargo fails; the error holds the end of what it said.
 pub fn static_binaries() -> Result<StaticBinaries> {
     static BUILT: OnceLock<Result<StaticBinaries, String>> = OnceLock::new();
+    let build = || build("scenarios").map(|(agent, scenarios)| StaticBinaries { agent, scenarios });
     BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
 }
 
-fn build() -> Result<StaticBinaries> {
+/// Builds the agent and the program `demo`, likewise.
+///
+/// # Errors
+/// When cargo fails; the error holds the end of what it said.
+pub fn static_demo() -> Result<(PathBuf, PathBuf)> {
+    build("demo")
+}
+
+/// Builds the agent and another program, which is of this crate.
+fn build(program: &str) -> Result<(PathBuf, PathBuf)> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(tools::root())
         .args(["build", "--quiet", "--target", TARGET])
-        .args([
-            "-p",
-            "holdfast-agent",
-            "-p",
-            "holdfast-tests",
-            "--bin",
-            "holdfast-agent",
-            "--bin",
-            "scenarios",
-        ])
+        .args(["-p", "holdfast-agent", "-p", "holdfast-tests", "--bin", "holdfast-agent", "--bin", program])
         // A guest without KVM is slow and its files sit in its memory: some optimisation, no debug information.
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env(
@@ -58,5 +59,5 @@ fn build() -> Result<StaticBinaries> {
         bail!("building the static programs failed:\n{}", crate::process::tail(&said, 40));
     }
     let folder = tools::root().join("target").join(TARGET).join("debug");
-    Ok(StaticBinaries { agent: folder.join("holdfast-agent"), scenarios: folder.join("scenarios") })
+    Ok((folder.join("holdfast-agent"), folder.join(program)))
 }

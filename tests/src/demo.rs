@@ -1,18 +1,25 @@
-//! Holdfast as a whole on one machine: a real API server, the real operator and the real agent as child processes, and
-//! pods without a kubelet, whose processes are real and whose cgroups and networks are as on a node. [`Stage`] is what
-//! `make demo` and the end-to-end suite share; [`script`] is what the demo does on it.
+//! Holdfast as a whole: a real API server and the real operator ([`Control`]), and a node with the real agent and pods
+//! without a kubelet, whose processes are real and whose cgroups and networks are as on any node ([`site`]). The demo
+//! plays a [`script`] on both; the end-to-end suite has them together as a [`Stage`].
 //!
-//! Everything goes when a [`Stage`] is dropped, or when this program dies in any other way: children by the kernel's
-//! word ([`crate::process`]), and what the agent pinned with the mount namespace that its BPF file system is in.
+//! Everything goes when they are dropped, or when this program dies in any other way: children by the kernel's word
+//! ([`crate::process`]), and what the agent pinned with the mount namespace that its BPF file system is in.
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::IpAddr,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
     controlplane::{ControlPlane, Options},
     operator::{self, Operator},
+    wait::until,
 };
 
 pub mod agent;
@@ -20,6 +27,7 @@ pub mod attempt;
 pub mod http;
 pub mod node;
 pub mod script;
+pub mod site;
 pub mod table;
 
 use agent::{Agent, Mounts};
@@ -38,30 +46,23 @@ const CLUSTER: &str = include_str!("demo/cluster.yaml");
 const AGENT_ROLES: &str = include_str!("demo/agent-roles.yaml");
 /// As whom the agent talks to the API server.
 const AGENT_USER: &str = "holdfast-agent";
+/// How long a policy may take until it is in force everywhere, or nowhere.
+const PATIENCE: Duration = Duration::from_mins(3);
 
-/// A cluster of one node with everything of Holdfast's on it.
-pub struct Stage {
+/// The control plane with everything of Holdfast's that is not on a node, and the objects of a node and its pods.
+pub struct Control {
     /// The operator.
     pub operator: Operator,
-    /// The agent.
-    pub agent: Agent,
-    /// The mount namespace of the agent's BPF file system: what is pinned there outlives the agent.
-    pub mounts: Mounts,
-    /// The node and the pods' processes.
-    pub node: Node,
     /// The control plane.
     pub cluster: ControlPlane,
-    /// The agent's files.
-    pub folder: TempDir,
 }
 
-impl Stage {
-    /// Makes it, step by step; `step` is told of each before it begins. `program` knows `enter` and `work`, and what
-    /// [`attempt::try_call`] is asked: the program `demo` of this crate.
+impl Control {
+    /// Makes it, step by step; `step` is told of each before it begins.
     ///
     /// # Errors
-    /// When a step fails. It takes root and a cgroup v2 tree.
-    pub async fn new(program: &Path, mut step: impl FnMut(&str)) -> Result<Self> {
+    /// When a step fails.
+    pub async fn new(step: &mut dyn FnMut(&str)) -> Result<Self> {
         step("starting etcd, kube-apiserver and kube-controller-manager");
         let cluster = ControlPlane::start(Options { controller_manager: true, ..Options::default() }).await?;
         step("applying the CRDs of crds/yaml with kubectl");
@@ -69,43 +70,71 @@ impl Stage {
         apply(&cluster, AGENT_ROLES)?;
         step("creating a node, a namespace, service accounts and pods");
         apply(&cluster, CLUSTER)?;
-        let mut node = Node::new(program).context("making the node")?;
-        report_node(&cluster, &node)?;
-        for (name, number) in PODS {
-            run_pod(&cluster, &mut node, name, number).with_context(|| format!("running the pod {name}"))?;
-        }
         step("starting holdfast-operator run");
         let mut operator = Operator::start(&cluster, "operator", &[])?;
         operator.wait_ready().await?;
-        step("starting holdfast-agent run --source api");
-        let folder = tempfile::Builder::new().prefix("holdfast-demo-").tempdir()?;
-        let mounts = Mounts::new(folder.path())?;
-        let kubeconfig = cluster.kubeconfig(AGENT_USER, None)?;
-        let mut agent = Agent::start(&mounts, &kubeconfig, &node.host_netns(), folder.path())?;
-        agent.wait_ready()?;
-        Ok(Self { operator, agent, mounts, node, cluster, folder })
+        Ok(Self { operator, cluster })
     }
 
-    /// Starts another agent after the last one ended, on the same state and what is pinned.
+    /// Says what a kubelet says of its node: where it is, and which boot of which kernel.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn restart_agent(&mut self) -> Result<()> {
-        let kubeconfig = self.cluster.kubeconfig(AGENT_USER, None)?;
-        self.agent = Agent::start(&self.mounts, &kubeconfig, &self.node.host_netns(), self.folder.path())?;
-        Ok(())
+    /// When kubectl fails.
+    pub fn report_node(&self, boot_id: &str, kernel: &str) -> Result<()> {
+        let addresses = node::addresses(1).map(|ip| json!({ "type": "InternalIP", "address": ip }));
+        let status = json!({ "status": {
+            "addresses": addresses,
+            "conditions": [{ "type": "Ready", "status": "True" }],
+            "nodeInfo": {
+                "bootID": boot_id, "kernelVersion": kernel, "architecture": "amd64", "operatingSystem": "linux",
+                "machineID": "", "systemUUID": "", "osImage": "", "containerRuntimeVersion": "", "kubeletVersion": "",
+                "kubeProxyVersion": "",
+            },
+        }});
+        self.patch_status("node", NODE, &status)
     }
 
-    /// Takes everything out of the kernel at once, as a reboot of the node does: the agent is killed, and nothing pinned
-    /// stays. The pods' processes go on, and the agent's state on disk stays.
+    /// The UID that the API server gave a pod.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn lose_kernel_state(&mut self) -> Result<()> {
-        self.agent.kill()?;
-        self.mounts.end()?;
-        self.mounts = Mounts::new(self.folder.path())?;
-        Ok(())
+    /// When there is no such pod.
+    pub fn pod_uid(&self, name: &str) -> Result<String> {
+        self.cluster.kubectl(&["get", "pod", name, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}"])
+    }
+
+    /// Says what a kubelet says of a pod that it runs. `number` is what its addresses end with.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub fn report_pod(&self, name: &str, number: u8) -> Result<()> {
+        let addresses: Vec<String> = node::addresses(number).iter().map(IpAddr::to_string).collect();
+        let status = json!({ "status": {
+            "phase": "Running",
+            "podIP": addresses.first(),
+            "podIPs": addresses.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
+            "conditions": [{ "type": "Ready", "status": "True" }],
+            "containerStatuses": [{
+                "name": "main", "containerID": format!("containerd://{}", node::container(number)), "image": name,
+                "imageID": "", "ready": true, "restartCount": 0, "started": true,
+                "state": { "running": { "startedAt": null } },
+            }],
+        }});
+        self.patch_status("pod", name, &status)
+    }
+
+    fn patch_status(&self, kind: &str, name: &str, status: &serde_json::Value) -> Result<()> {
+        let patch = status.to_string();
+        let subject = ["patch", kind, name, "-n", NAMESPACE];
+        let how = ["--subresource=status", "--type=merge", "-p", &patch];
+        self.cluster.kubectl(&[&subject[..], &how[..]].concat()).map(drop)
+    }
+
+    /// The kubeconfig of the agent.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn agent_kubeconfig(&self) -> Result<PathBuf> {
+        self.cluster.kubeconfig(AGENT_USER, None)
     }
 
     /// Applies YAML with kubectl.
@@ -119,50 +148,33 @@ impl Stage {
     /// Waits until the operator says that a policy of [`NAMESPACE`] is in force on all its nodes in this generation.
     ///
     /// # Errors
-    /// When it does not in a minute; the error shows the policy's status and the logs.
-    pub async fn wait_programmed(&mut self, policy: &str) -> Result<()> {
+    /// When it still does not after [`PATIENCE`]; the error shows the policy's status and the operator's log.
+    pub async fn wait_programmed(&self, policy: &str) -> Result<()> {
         let path = "{.metadata.generation} {.status.observedGeneration} \
                     {.status.conditions[?(@.type==\"Programmed\")].status}";
-        let output = format!("jsonpath={path}");
-        let arguments = ["get", "wlp", policy, "-n", NAMESPACE, "-o", &output];
-        let cluster = &self.cluster;
-        let done = crate::wait::until(Duration::from_mins(1), "the policy is programmed", async || {
-            let answer = cluster.kubectl(&arguments)?;
+        let done = until(PATIENCE, "the policy is programmed", async || {
+            let answer = self.policy(policy, path)?;
             let words: Vec<&str> = answer.split_whitespace().collect();
             Ok(matches!(words.as_slice(), [wanted, seen, "True"] if wanted == seen).then_some(()))
         })
         .await;
         done.with_context(|| {
-            let status =
-                cluster.kubectl(&["get", "wlp,wln", "-n", NAMESPACE, "-o", "yaml"]).unwrap_or_default();
-            format!(
-                "{status}\n-- operator:\n{}\n-- agent:\n{}",
-                self.operator.log_tail(),
-                self.agent.log_tail()
-            )
+            let list = ["get", "wlp,wln", "-n", NAMESPACE, "-o", "yaml"];
+            let status = self.cluster.kubectl(&list).unwrap_or_default();
+            format!("{status}\n-- operator:\n{}", self.operator.log_tail())
         })
     }
 
-    /// Waits until nobody reports the policy of this UID any more: it is out of every node's kernel.
+    /// Waits until no node reports the policy of this UID any more: it is out of every kernel.
     ///
     /// # Errors
-    /// When it still is after a minute.
+    /// When one still does after [`PATIENCE`].
     pub async fn wait_gone(&self, uid: &str) -> Result<()> {
-        crate::wait::until(Duration::from_mins(1), "no node reports the policy", async || {
-            let reported =
-                self.cluster.kubectl(&["get", "wln", "-o", "jsonpath={.items[*].status.policies[*].uid}"])?;
-            Ok((!reported.contains(uid)).then_some(()))
+        until(PATIENCE, "no node reports the policy", async || {
+            let list = ["get", "wln", "-o", "jsonpath={.items[*].status.policies[*].uid}"];
+            Ok((!self.cluster.kubectl(&list)?.contains(uid)).then_some(()))
         })
         .await
-    }
-
-    /// Makes a pod by its YAML and runs it, as the kubelet of its node does.
-    ///
-    /// # Errors
-    /// When the API server or the kernel refuses.
-    pub fn run_pod(&mut self, yaml: &str, name: &str, number: u8) -> Result<()> {
-        self.apply(yaml)?;
-        run_pod(&self.cluster, &mut self.node, name, number)
     }
 
     /// A JSON path of a policy of [`NAMESPACE`], as kubectl prints it.
@@ -182,71 +194,86 @@ fn apply(cluster: &ControlPlane, yaml: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What a kubelet says of its node: where it is, and which boot of which kernel.
-fn report_node(cluster: &ControlPlane, node: &Node) -> Result<()> {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let uname = rustix::system::uname();
-    let status = serde_json::json!({ "status": {
-        "addresses": node.addresses().map(|ip| serde_json::json!({ "type": "InternalIP", "address": ip })),
-        "conditions": [{ "type": "Ready", "status": "True" }],
-        "nodeInfo": {
-            "bootID": boot_id.trim(), "kernelVersion": uname.release().to_string_lossy(),
-            "architecture": "amd64", "operatingSystem": "linux", "machineID": "", "systemUUID": "", "osImage": "",
-            "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "",
-        },
-    }});
-    cluster.kubectl(&[
-        "patch",
-        "node",
-        NODE,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status.to_string(),
-    ])?;
-    Ok(())
+/// A cluster of one node, which is this machine, with everything of Holdfast's on it.
+pub struct Stage {
+    /// The agent.
+    pub agent: Agent,
+    /// The mount namespace of the agent's BPF file system: what is pinned there outlives the agent.
+    pub mounts: Mounts,
+    /// The node and the pods' processes.
+    pub node: Node,
+    /// The rest of the cluster.
+    pub control: Control,
+    /// The agent's files.
+    pub folder: TempDir,
 }
 
-/// Runs a pod that the API knows, and says so, as a kubelet does.
-fn run_pod(cluster: &ControlPlane, node: &mut Node, name: &str, number: u8) -> Result<()> {
-    let uid = cluster.kubectl(&["get", "pod", name, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}"])?;
-    let pod = node.run(name, &uid, number)?;
-    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-    let status = serde_json::json!({ "status": {
-        "phase": "Running",
-        "podIP": addresses.first(),
-        "podIPs": addresses.iter().map(|ip| serde_json::json!({ "ip": ip })).collect::<Vec<_>>(),
-        "conditions": [{ "type": "Ready", "status": "True" }],
-        "containerStatuses": [{
-            "name": "main", "containerID": format!("containerd://{}", pod.container), "image": name, "imageID": "",
-            "ready": true, "restartCount": 0, "started": true,
-            "state": { "running": { "startedAt": null } },
-        }],
-    }});
-    cluster.kubectl(&[
-        "patch",
-        "pod",
-        name,
-        "-n",
-        NAMESPACE,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status.to_string(),
-    ])?;
-    Ok(())
+impl Deref for Stage {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.control
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Control {
+        &mut self.control
+    }
+}
 
-    #[test]
-    fn the_readme_shows_the_policy_of_the_demo() {
-        let readme = std::fs::read_to_string(crate::tools::root().join("README.md")).unwrap();
-        assert!(
-            readme.contains(&format!("```yaml\n{POLICY}```")),
-            "README.md differs from tests/src/demo/policy.yaml"
-        );
+impl Stage {
+    /// Makes it. `program` knows `enter` and `work`, and what [`attempt::try_call`] is asked: the program `demo` of this
+    /// crate.
+    ///
+    /// # Errors
+    /// When a step fails. It takes root and a cgroup v2 tree.
+    pub async fn new(program: &Path) -> Result<Self> {
+        let control = Control::new(&mut |_| ()).await?;
+        let mut node = Node::new(program).context("making the node")?;
+        control.report_node(&node::boot_id()?, &node::kernel())?;
+        for (name, number) in PODS {
+            node.run(name, &control.pod_uid(name)?, number)?;
+            control.report_pod(name, number)?;
+        }
+        let folder = tempfile::Builder::new().prefix("holdfast-stage-").tempdir()?;
+        let mounts = Mounts::new(folder.path(), &agent::binary()?)?;
+        let mut agent =
+            Agent::start(&mounts, &control.agent_kubeconfig()?, &node.host_netns(), folder.path())?;
+        agent.wait_ready()?;
+        Ok(Self { agent, mounts, node, control, folder })
+    }
+
+    /// Starts another agent after the last one ended, on the same state and what is pinned.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_agent(&mut self) -> Result<()> {
+        let kubeconfig = self.agent_kubeconfig()?;
+        self.agent = Agent::start(&self.mounts, &kubeconfig, &self.node.host_netns(), self.folder.path())?;
+        Ok(())
+    }
+
+    /// Takes everything out of the kernel at once, as a reboot of the node does: the agent is killed, and nothing pinned
+    /// stays. The pods' processes go on, and the agent's state on disk stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn lose_kernel_state(&mut self) -> Result<()> {
+        self.agent.kill()?;
+        self.mounts.end()?;
+        self.mounts = Mounts::new(self.folder.path(), &agent::binary()?)?;
+        Ok(())
+    }
+
+    /// Makes a pod by its YAML and runs it, as the kubelet of its node does.
+    ///
+    /// # Errors
+    /// When the API server or the kernel refuses.
+    pub fn run_pod(&mut self, yaml: &str, name: &str, number: u8) -> Result<()> {
+        self.apply(yaml)?;
+        let uid = self.pod_uid(name)?;
+        self.node.run(name, &uid, number)?;
+        self.report_pod(name, number)
     }
 }

@@ -98,6 +98,7 @@ pub struct Vm {
     memory_mib: u32,
     processors: u32,
     echo: bool,
+    network: bool,
     files: BTreeMap<String, PathBuf>,
     modules: Vec<String>,
 }
@@ -129,6 +130,7 @@ impl Vm {
             memory_mib: 1024,
             processors: 2,
             echo: false,
+            network: false,
             files: BTreeMap::new(),
             modules: DEFAULT_MODULES.map(str::to_owned).into(),
         }
@@ -160,6 +162,14 @@ impl Vm {
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
+    }
+
+    /// Gives the guest an interface `eth0`, which QEMU's own user network is behind: a guest with the address 10.0.2.15/24
+    /// reaches the host's loopback interface at 10.0.2.2, and nobody reaches the guest.
+    #[must_use]
+    pub fn network(mut self) -> Self {
+        self.network = true;
+        self.module("virtio_pci").module("virtio_net")
     }
 
     /// Loads a kernel module, and those that it needs, before the command runs.
@@ -246,6 +256,9 @@ impl Vm {
             .arg("-initrd")
             .arg(initramfs)
             .args(["-append", &format!("console=ttyS0 panic=-1 mitigations=off rcupdate.rcu_expedited=1 lsm=lockdown,capability,landlock,yama{bpf}")]);
+        if self.network {
+            qemu.args(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
         for name in ["console", "output", "results"] {
             qemu.args(["-serial", &format!("file:{}", ports.join(name).display())]);
         }

@@ -23,7 +23,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 async fn stage() -> Result<(Stage, MutexGuard<'static, ()>)> {
     let turn = ONE_AT_A_TIME.lock().await;
-    let stage = Stage::new(Path::new(env!("CARGO_BIN_EXE_demo")), |_| ()).await?;
+    let stage = Stage::new(Path::new(env!("CARGO_BIN_EXE_demo"))).await?;
     Ok((stage, turn))
 }
 
@@ -167,7 +167,7 @@ async fn enforcement_stays_while_the_agent_the_operator_and_the_api_server_are_a
     .await?;
     in_force(&stage)?;
     assert_eq!(stage.policy("api", "{.status.observedGeneration}")?, "2");
-    stage.operator = Operator::start(&stage.cluster, "operator", &[])?;
+    stage.control.operator = Operator::start(&stage.control.cluster, "operator", &[])?;
     stage.operator.wait_ready().await?;
     stage.wait_programmed("api").await?;
     assert_eq!(stage.policy("api", "{.status.observedGeneration}")?, "3");
@@ -204,7 +204,7 @@ async fn readiness_says_no_until_everything_known_is_in_force() -> Result<()> {
     let (code, why) = until(SOON, "the agent answers", async || Ok(stage.agent.get("/readyz").ok())).await?;
     assert!(code == 503 && !why.trim().is_empty(), "{code} {why}");
     assert_eq!(stage.agent.get("/healthz")?.0, 200);
-    stage.operator = Operator::start(&stage.cluster, "operator", &[])?;
+    stage.control.operator = Operator::start(&stage.control.cluster, "operator", &[])?;
     let (code, why) =
         until(SOON, "the operator answers", async || Ok(stage.operator.get("/readyz").await.ok())).await?;
     assert!(code == 503 && !why.trim().is_empty(), "{code} {why}");

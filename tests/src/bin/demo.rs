@@ -11,15 +11,60 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_agent::cgroups;
 use holdfast_tests::{
-    demo::{attempt, script},
+    demo::{
+        agent, attempt, script,
+        site::{
+            Local, Site,
+            guest::{self, Guest},
+        },
+    },
     process::POLL,
     scenario::{cgroup::Top, worker},
     tools,
+    vm::Kernel,
 };
 use nix::libc::SIGKILL;
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: demo";
+const USAGE: &str = "usage: demo [--kernel=6.1|--kernel=6.12] [--without-lsm]
+  Without --kernel it runs on this machine's own kernel where that is possible, else in QEMU.
+  --without-lsm leaves bpf out of the guest's lsm=.";
+
+/// The node to play on.
+struct Options {
+    kernel: Option<Kernel>,
+    lsm_bpf: bool,
+}
+
+impl Options {
+    fn parse(flags: &[&str]) -> Result<Self> {
+        let mut options = Self { kernel: None, lsm_bpf: true };
+        for flag in flags {
+            match *flag {
+                "--kernel=6.1" => options.kernel = Some(Kernel::Debian6_1),
+                "--kernel=6.12" => options.kernel = Some(Kernel::Debian6_12),
+                "--without-lsm" => options.lsm_bpf = false,
+                _ => bail!("{USAGE}"),
+            }
+        }
+        ensure!(
+            options.lsm_bpf || options.kernel.is_some(),
+            "--without-lsm is about a guest: give --kernel\n{USAGE}"
+        );
+        Ok(options)
+    }
+
+    fn site(&self, step: &mut dyn FnMut(&str)) -> Result<Box<dyn Site>> {
+        Ok(if let Some(kernel) = self.kernel {
+            step(&format!(
+                "building what runs in the guest (minutes, the first time), booting kernel {kernel} in QEMU"
+            ));
+            Box::new(Guest::new(kernel, self.lsm_bpf)?)
+        } else {
+            Box::new(Local::new(Path::new("/proc/self/exe"), &agent::binary()?)?)
+        })
+    }
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,11 +80,15 @@ fn main() -> ExitCode {
 fn act(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => runtime()?.block_on(supervise()),
-        ["play"] => {
-            let good = runtime()?.block_on(script::play(Path::new("/proc/self/exe")))?;
+        [flags @ ..] if flags.iter().all(|flag| flag.starts_with("--")) => {
+            runtime()?.block_on(supervise(arguments))
+        }
+        ["play", flags @ ..] => {
+            let options = Options::parse(flags)?;
+            let good = runtime()?.block_on(script::play(|step| options.site(step)))?;
             Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        ["guest", host, agent] => guest::serve(host.parse()?, Path::new(agent)).map(|()| ExitCode::SUCCESS),
         // What processes inside pods are asked for.
         ["enter", cgroup, netns, ..] => {
             worker::enter(Path::new(cgroup), Path::new(netns), &arguments[3..]).map(|()| ExitCode::SUCCESS)
@@ -73,9 +122,17 @@ fn missing() -> Vec<String> {
     missing
 }
 
-async fn supervise() -> Result<ExitCode> {
+async fn supervise(flags: &[String]) -> Result<ExitCode> {
+    let mut flags = flags.to_vec();
+    let words: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let on_host = Options::parse(&words)?.kernel.is_none();
     let missing = missing();
-    ensure!(missing.is_empty(), "this machine lacks what the demo needs:\n  - {}", missing.join("\n  - "));
+    if on_host && !missing.is_empty() {
+        println!("demo: this machine's own kernel cannot be used, so the node is a guest in QEMU. It lacks:");
+        missing.iter().for_each(|what| println!("demo:   {what}"));
+        flags.push("--kernel=6.12".to_owned());
+    }
+    let on_host = on_host && missing.is_empty();
     let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
         .map(signal)
         .into_iter()
@@ -85,6 +142,7 @@ async fn supervise() -> Result<ExitCode> {
         .args(["--pdeathsig", "KILL", "--"])
         .arg(own_path()?)
         .arg("play")
+        .args(&flags)
         .env("TMPDIR", folder.path())
         .stdin(Stdio::null())
         // A Ctrl-C of the terminal reaches this process alone, which then ends the child.
@@ -106,8 +164,10 @@ async fn supervise() -> Result<ExitCode> {
         child.kill()?;
         break child.wait()?;
     };
-    // Whatever the child has not removed: a new tree of cgroups removes those of processes that are gone.
-    drop(Top::new()?);
+    if on_host {
+        // Whatever the child has not removed: a new tree of cgroups removes those of processes that are gone.
+        drop(Top::new()?);
+    }
     remove(folder).await?;
     Ok(match (status.code(), status.signal()) {
         (Some(0), _) => ExitCode::SUCCESS,

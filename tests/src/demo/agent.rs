@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long the agent may take until all that it knows is in force, on a busy machine.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_mins(2);
 
 /// A mount namespace with a BPF file system of its own, held by a process that only sleeps. When that process ends, so
 /// does everything that is pinned there, whatever became of the agents.
@@ -28,14 +28,15 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Mounts {
     process: Process,
     bpffs: PathBuf,
+    program: PathBuf,
 }
 
 impl Mounts {
-    /// Makes it; the file system is mounted at `bpf` in `folder`.
+    /// Makes it, for the agent whose program is `agent`; the file system is mounted at `bpf` in `folder`.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn new(folder: &Path) -> Result<Self> {
+    pub fn new(folder: &Path, agent: &Path) -> Result<Self> {
         let (bpffs, made) = (folder.join("bpf"), folder.join("mounted"));
         fs::create_dir_all(&bpffs)?;
         if made.exists() {
@@ -44,13 +45,13 @@ impl Mounts {
         let program = tools::system_program("unshare", "util-linux")?;
         let mut process = Process::start(&program, &folder.join("mounts.log"), |command| {
             command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-            command.arg("mount -t bpf bpf \"$1\" && : >\"$2\" && exec sleep infinity").arg("sh");
+            command.arg("mount -t bpf bpf \"$1\" && : >\"$2\" && exec sleep 1000000000").arg("sh");
             command.args([&bpffs, &made]);
         })?;
         process
             .wait_until(Duration::from_secs(10), || made.exists())
             .context("a BPF file system of its own")?;
-        Ok(Self { process, bpffs })
+        Ok(Self { process, bpffs, program: agent.to_owned() })
     }
 
     /// Ends it.
@@ -61,9 +62,9 @@ impl Mounts {
         self.process.kill()
     }
 
-    /// Makes a command run a program in the namespace.
-    fn enter(&self, command: &mut Command, program: &Path) {
-        command.arg(format!("--mount=/proc/{}/ns/mnt", self.process.id())).arg("--").arg(program);
+    /// Makes `nsenter` run the agent in the namespace.
+    fn enter(&self, command: &mut Command) {
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.process.id())).arg("--").arg(&self.program);
     }
 
     /// Runs a command of the agent there, such as `probe`, and returns what it printed.
@@ -72,7 +73,7 @@ impl Mounts {
     /// When it fails; the error holds what it wrote to its standard error.
     pub fn agent(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(tools::system_program("nsenter", "util-linux")?);
-        self.enter(&mut command, &binary()?);
+        self.enter(&mut command);
         let output = command.args(arguments).arg("--bpffs").arg(&self.bpffs).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -86,7 +87,7 @@ impl Mounts {
     /// # Errors
     /// When that fails.
     pub fn probe(&self) -> Result<Probe> {
-        Ok(serde_json::from_str(&self.agent(&["probe", "-o", "json"])?)?)
+        Probe::read(&self.agent(&["probe", "-o", "json"])?)
     }
 }
 
@@ -105,6 +106,14 @@ struct Mechanism {
 }
 
 impl Probe {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no JSON of that form.
+    pub fn read(json: &str) -> Result<Self> {
+        serde_json::from_str(json).context("what the agent's probe printed")
+    }
+
     /// Whether this kernel has a mechanism.
     #[must_use]
     pub fn has(&self, mechanism: &str) -> bool {
@@ -132,9 +141,9 @@ impl Agent {
     /// When it cannot be built or started.
     pub fn start(mounts: &Mounts, kubeconfig: &Path, host_netns: &Path, folder: &Path) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let (program, agent) = (tools::system_program("nsenter", "util-linux")?, binary()?);
+        let program = tools::system_program("nsenter", "util-linux")?;
         let process = Process::start(&program, &folder.join("agent.log"), |command| {
-            mounts.enter(command, &agent);
+            mounts.enter(command);
             command.env("KUBECONFIG", kubeconfig);
             command.args(["run", "--source", "api", "--node-name", NODE, "--namespace", NAMESPACE]);
             command.args(["--metrics-addr", &address.to_string()]);
@@ -147,7 +156,7 @@ impl Agent {
     /// Waits until everything that it knew at its start is in force; returns how long that took.
     ///
     /// # Errors
-    /// When it ends first, or that takes half a minute; the error shows the end of its log.
+    /// When it ends first, or that takes two minutes; the error shows the end of its log.
     pub fn wait_ready(&mut self) -> Result<Duration> {
         let (began, address) = (Instant::now(), self.address);
         self.process
@@ -178,9 +187,7 @@ impl Agent {
     /// # Errors
     /// When it does not answer.
     pub fn denials(&self, policy: &str, kind: &str) -> Result<f64> {
-        let labels = [format!("policy=\"{policy}\""), format!("rule_kind=\"{kind}\"")];
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        Ok(http::sum(&self.metrics()?, "holdfast_denials_total", &labels).unwrap_or(0.0))
+        Ok(denials(&self.metrics()?, policy, kind))
     }
 
     /// Kills it with SIGKILL.
@@ -215,8 +222,19 @@ impl Agent {
     }
 }
 
-/// Builds the agent, once in the life of this program; cargo decides what is left to do.
-fn binary() -> Result<PathBuf> {
+/// Packets and calls that a policy has refused, by an agent's metrics and the kind: `network` or `syscall`.
+#[must_use]
+pub fn denials(metrics: &str, policy: &str, kind: &str) -> f64 {
+    let labels = [format!("policy=\"{policy}\""), format!("rule_kind=\"{kind}\"")];
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    http::sum(metrics, "holdfast_denials_total", &labels).unwrap_or(0.0)
+}
+
+/// The agent's program, built once in the life of this one; cargo decides what is left to do.
+///
+/// # Errors
+/// When cargo fails; the error holds the end of what it said.
+pub fn binary() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || -> Result<PathBuf> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -18,13 +19,10 @@ const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 10))];
 
 /// A place with a process: a pod, `node` itself, or `outside`.
-pub struct Place {
+struct Place {
     /// IPv4 first, then IPv6.
-    pub addresses: [IpAddr; 2],
-    /// The id of the container; empty for what is no pod.
-    pub container: String,
-    /// The process.
-    pub inside: Inside,
+    addresses: [IpAddr; 2],
+    inside: Inside,
     cgroup: String,
     // The namespace goes with it; the node's process is in the node's.
     netns: Option<NetNs>,
@@ -39,11 +37,33 @@ pub struct Node {
     top: Top,
 }
 
-fn addresses(number: u8) -> [IpAddr; 2] {
+/// The addresses of the pod with this number; the node's own number is 1.
+#[must_use]
+pub fn addresses(number: u8) -> [IpAddr; 2] {
     [
         Ipv4Addr::new(10, 77, 0, number).into(),
         Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number)).into(),
     ]
+}
+
+/// The id of the container of the pod with this number.
+#[must_use]
+pub fn container(number: u8) -> String {
+    format!("{number:064x}")
+}
+
+/// Which boot of this machine this is.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn boot_id() -> Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The release of this machine's kernel.
+#[must_use]
+pub fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 impl Node {
@@ -65,16 +85,10 @@ impl Node {
         let mut me = Self { places: BTreeMap::new(), netns, program: program.to_owned(), top };
         let cgroup = me.top.make("system.slice/kubelet.service")?;
         let inside = Inside::start_by(program, "node", &me.top.full(&cgroup), &me.host_netns())?;
-        let place = Place { addresses: addresses(1), container: String::new(), inside, cgroup, netns: None };
+        let place = Place { addresses: addresses(1), inside, cgroup, netns: None };
         me.places.insert("node".to_owned(), place);
-        me.settle("outside", "outside", OUTSIDE, String::new())?;
+        me.settle("outside", "outside", OUTSIDE)?;
         Ok(me)
-    }
-
-    /// The node's own addresses.
-    #[must_use]
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        addresses(1)
     }
 
     /// A path of the node's network namespace, good for children of this process.
@@ -88,22 +102,16 @@ impl Node {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn run(&mut self, name: &str, uid: &str, number: u8) -> Result<&Place> {
+    pub fn run(&mut self, name: &str, uid: &str, number: u8) -> Result<()> {
         let pod = uid.replace('-', "_");
-        let container = format!("{number:064x}");
+        let container = container(number);
         let cgroup = format!(
             "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod}.slice/cri-containerd-{container}.scope"
         );
-        self.settle(name, &cgroup, addresses(number), container)
+        self.settle(name, &cgroup, addresses(number)).with_context(|| format!("running the pod {name}"))
     }
 
-    fn settle(
-        &mut self,
-        name: &str,
-        cgroup: &str,
-        addresses: [IpAddr; 2],
-        container: String,
-    ) -> Result<&Place> {
+    fn settle(&mut self, name: &str, cgroup: &str, addresses: [IpAddr; 2]) -> Result<()> {
         let cgroup = self.top.make(cgroup)?;
         let netns = NetNs::new()?;
         let wire = format!("veth-{name}");
@@ -116,8 +124,9 @@ impl Node {
         })?;
         let inside = Inside::start_by(&self.program, name, &self.top.full(&cgroup), &netns.path())?;
         inside.serve(&PORTS)?;
-        let place = Place { addresses, container, inside, cgroup, netns: Some(netns) };
-        Ok(self.places.entry(name.to_owned()).insert_entry(place).into_mut())
+        let place = Place { addresses, inside, cgroup, netns: Some(netns) };
+        self.places.insert(name.to_owned(), place);
+        Ok(())
     }
 
     /// Ends a pod: its process and its network, as the runtime does, and then its cgroup.
