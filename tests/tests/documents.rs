@@ -73,3 +73,21 @@ fn every_field_that_users_write_is_in_the_reference() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn every_call_of_the_groups_that_are_said_to_be_refusable_has_a_hook() -> Result<()> {
+    use holdfast_policy::syscalls::{Abi, expand, hooks::hooks, number};
+    let text = read("docs/kernel-support.md")?;
+    let (_, sentence) = text.split_once("Every call of the groups").context("no such sentence")?;
+    let (groups, _) = sentence.split_once("has one").context("no end of the sentence")?;
+    let groups: Vec<&str> = groups.split('`').filter(|word| word.starts_with('@')).collect();
+    assert!(groups.len() >= 10, "{groups:?}");
+    for group in groups {
+        let calls = expand(group);
+        assert!(!calls.is_empty(), "there is no group {group}");
+        for call in calls.into_iter().filter(|call| number(Abi::X86_64, call).is_some()) {
+            assert!(!hooks(call).is_empty(), "{group}: {call}");
+        }
+    }
+    Ok(())
+}
