@@ -103,6 +103,7 @@ struct hf_verdict {
 #define HF_D_DENIED 1
 #define HF_D_REJECT 2
 #define HF_D_WOULD_DENY 4
+#define HF_D_SERVICE 8 /* of a Service's address: a change of its backends decides new flows only */
 struct hf_decision {
 	__u32 gen;
 	__u32 epoch;
@@ -115,6 +116,7 @@ struct hf_decision {
 /* TCP: stored with the socket. */
 #define HF_F_DIRECTION_KNOWN 1
 #define HF_F_PEER_KNOWN 2
+#define HF_F_SENT 8 /* this datagram socket has sent something that was allowed */
 #define HF_F_NODE 4 /* opened by a socket of the host's own network namespace */
 struct hf_tcp_flow {
 	struct hf_decision decision;

@@ -33,8 +33,9 @@ HF_INLINE void hf_helper_failed(__u16 program, __u16 helper)
 	__u64 one = 1;
 	__u64 *count = bpf_map_lookup_elem(&helper_errors, &key);
 
+	/* Atomic, as a softirq may count on the same processor between the read and the write. */
 	if (count)
-		*count += 1;
+		__sync_fetch_and_add(count, 1);
 	else
 		bpf_map_update_elem(&helper_errors, &key, &one, BPF_NOEXIST);
 }
@@ -57,7 +58,7 @@ HF_INLINE void hf_count(__u16 program, __u32 workload, __u32 set, __u16 rule, __
 			return;
 		}
 	}
-	*count += 1;
+	__sync_fetch_and_add(count, 1);
 }
 
 HF_INLINE struct hf_control *hf_control(void)

@@ -27,6 +27,7 @@ struct sock_common {
 };
 struct sock {
 	struct sock_common __sk_common;
+	__u8 sk_userlocks : 4; /* a whole byte since 6.16 */
 };
 
 struct kernfs_node {

@@ -106,8 +106,40 @@ HF_INLINE int hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf
 	return fresh.flags & HF_D_DENIED;
 }
 
+/* In the host's own network namespace a datagram goes to the backend and its answer comes from the Service's address,
+ * so that its flow is not found by its addresses: a socket that has sent is one that may be answered. */
+HF_INLINE int hf_is_service_reply(struct bpf_sock *sk, const struct hf_workload *wl, const struct hf_addr *peer)
+{
+	struct hf_tcp_flow *sent;
+	struct hf_address *known;
+
+	if (!sk || !(wl->flags & HF_WL_HOST_PART))
+		return 0;
+	known = bpf_map_lookup_elem(&addresses, peer);
+	if (!known || !(known->flags & HF_ADDR_SERVICE))
+		return 0;
+	sent = bpf_sk_storage_get(&tcp_flows, sk, NULL, 0);
+	return sent && (sent->flags & HF_F_SENT);
+}
+
+/* Has this datagram socket a port that it asked for? One whose port the kernel chose has called others: what arrives
+ * for it is no call that it may answer, but an answer to something that was sent before these programs looked. */
+HF_INLINE int hf_is_called(struct bpf_sock *sk)
+{
+	struct sock *raw = NULL;
+
+	if (!sk || sk->type != HF_SOCK_DGRAM)
+		return 0;
+	/* The verifier lets nobody read this by way of a socket pointer; see hf_note_node_flow. */
+	if (bpf_probe_read_kernel(&raw, sizeof(raw), &sk)) {
+		hf_helper_failed(HF_PROG_INGRESS, HF_HELPER_PROBE_READ);
+		return 0;
+	}
+	return BPF_CORE_READ_BITFIELD_PROBED(raw, sk_userlocks) & HF_SOCK_BINDPORT_LOCK;
+}
+
 /* Everything without a connection: a reply is a packet against the direction in which an allowed one went. */
-HF_INLINE int hf_datagram(struct __sk_buff *skb, const struct hf_workload *wl, __u32 index,
+HF_INLINE int hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl, __u32 index,
 			  const struct hf_packet *p, int egress, __u16 program)
 {
 	struct hf_flow_key key = {};
@@ -160,11 +192,21 @@ HF_INLINE int hf_datagram(struct __sk_buff *skb, const struct hf_workload *wl, _
 	if (!egress && !(wl->flags & HF_WL_HOST_PART))
 		q.node_flow = hf_is_node_flow(&p->src, p->sport, &p->dst, p->dport, p->proto);
 	hf_decide(wl, &q, &d);
+	if ((d.flags & HF_D_DENIED) && !egress && hf_is_service_reply(sk, wl, &q.peer))
+		return 0;
 	hf_report(program, index, wl, &d, direction, HF_GIVEN_DROP);
 	if (d.flags & HF_D_DENIED)
 		return 1;
-	if (p->fragment)
+	if (p->fragment || (!egress && !hf_is_called(sk)))
 		return 0;
+	if (egress && sk && (wl->flags & HF_WL_HOST_PART)) {
+		struct hf_tcp_flow *sent = bpf_sk_storage_get(&tcp_flows, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+		if (sent)
+			sent->flags |= HF_F_SENT;
+		else
+			hf_helper_failed(program, HF_HELPER_STORAGE);
+	}
 	made.decision = d;
 	made.seen_ns = now;
 	made.direction = direction;
@@ -191,12 +233,16 @@ HF_INLINE int hf_workload_packet(struct __sk_buff *skb, const struct hf_workload
 		hf_count(program, index, wl->net_set, wl->default_rule[direction & 1], direction, HF_GIVEN_DROP);
 		return 1;
 	}
+	/* Where the workload's own process made the network namespace, or is the host, the kernel's own sockets count as
+	 * its own, and without these no IPv6 address is found. A pod's namespace is its runtime's. */
+	if (p.upkeep && !(wl->flags & HF_WL_CONTAINER))
+		return 0;
 	sk = skb->sk;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (sk && p.proto == HF_TCP && !p.fragment && sk->type == HF_SOCK_STREAM)
 		return hf_tcp(skb, sk, wl, index, &p, egress, program);
-	return hf_datagram(skb, wl, index, &p, egress, program);
+	return hf_datagram(skb, sk, wl, index, &p, egress, program);
 }
 
 HF_INLINE const struct hf_workload *hf_workload_of(__u64 cgroup, __u32 *index)
@@ -306,6 +352,13 @@ HF_INLINE int hf_sock_addr(struct bpf_sock_addr *ctx, int v6, __u16 program)
 	q.proto = ctx->protocol;
 	q.direction = HF_EGRESS;
 	q.loopback = hf_is_loopback(&q.peer);
+	if (wl->flags & HF_WL_HOST_PART) {
+		/* What stands behind the address of a Service, or behind a port of the node, shows in the packet only. */
+		struct hf_address *known = bpf_map_lookup_elem(&addresses, &q.peer);
+
+		if (q.loopback || (known && (known->flags & (HF_ADDR_SERVICE | HF_ENT_HOST))))
+			return HF_PASS;
+	}
 	if (q.proto != HF_TCP) {
 		/* A datagram to somebody who asked first is a reply, and the packet programs know those. */
 		struct hf_flow_key key = { .pod = wl->pod, .peer = q.peer, .peer_port = q.port, .proto = q.proto };
@@ -378,7 +431,8 @@ int hf_sockops(struct bpf_sock_ops *ctx)
 	struct hf_tcp_flow *flow;
 	struct bpf_sock *sk;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
+	    ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)
@@ -388,6 +442,9 @@ int hf_sockops(struct bpf_sock_ops *ctx)
 		hf_helper_failed(HF_PROG_SOCKOPS, HF_HELPER_STORAGE);
 		return 1;
 	}
+	/* A new connection, also where no SYN goes out (TCP_REPAIR). */
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		flow->flags = 0;
 	flow->direction = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? HF_INGRESS : HF_EGRESS;
 	flow->flags |= HF_F_DIRECTION_KNOWN;
 	if (flow->direction == HF_INGRESS && hf_accepted_from_node(ctx))

@@ -10,6 +10,8 @@
 #define HF_SOCK_STREAM 1
 #define HF_SOCK_DGRAM 2
 #define HF_SOCK_RAW 3
+/* include/net/sock.h */
+#define HF_SOCK_BINDPORT_LOCK 8
 #define HF_TCP 6
 #define HF_UDP 17
 #define HF_LOOPBACK_IFINDEX 1
@@ -49,7 +51,8 @@ struct hf_packet {
 	__u8 proto; /* as in the header */
 	__u8 v6;
 	__u8 fragment; /* not the first: there are no ports */
-	__u8 broken;   /* it could not be read to its transport header */
+	__u8 broken;   /* it could not be read to its transport header, or goes by way of somebody else */
+	__u8 upkeep;   /* neighbour discovery or multicast listener discovery, as the kernel itself sends them */
 };
 
 /* What is asked: may this workload, in this direction, with this peer? */
@@ -77,11 +80,13 @@ HF_INLINE int hf_is_v4_mapped(const struct hf_addr *addr)
 	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == bpf_htonl(0xffff);
 }
 
+/* To connect to the unspecified address is to connect to loopback. */
 HF_INLINE int hf_is_loopback(const struct hf_addr *addr)
 {
 	if (hf_is_v4_mapped(addr))
-		return (bpf_ntohl(addr->w[3]) >> 24) == 127;
-	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == 0 && addr->w[3] == bpf_htonl(1);
+		return (bpf_ntohl(addr->w[3]) >> 24) == 127 || addr->w[3] == 0;
+	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == 0 &&
+	       (addr->w[3] == bpf_htonl(1) || addr->w[3] == 0);
 }
 
 /* --- reading the packet ------------------------------------------------------------------------------------------ */
@@ -139,6 +144,11 @@ HF_INLINE void hf_parse6(struct __sk_buff *skb, struct hf_packet *p, __u32 *offs
 			p->broken = 1;
 			return;
 		}
+		/* A routing header with segments left names the last stop elsewhere than in the header. */
+		if (next == 43 && (bpf_ntohs(ext.frag) & 0xff)) {
+			p->broken = 1;
+			return;
+		}
 		if (next == 44) {
 			if (bpf_ntohs(ext.frag) & 0xfff8) {
 				p->fragment = 1;
@@ -176,7 +186,9 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 			return;
 		}
 		offset = (ip.version_ihl & 0xf) * 4;
-		if (offset < sizeof(ip)) {
+		/* Options can route by way of somebody else (RFC 791, source routes). Only IGMP has a use for any
+		 * (router alert). */
+		if (offset < sizeof(ip) || (offset > sizeof(ip) && p->proto != 2)) {
 			p->broken = 1;
 			return;
 		}
@@ -195,6 +207,14 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 		hf_parse6(skb, p, &offset);
 		if (p->broken || p->fragment)
 			return;
+		if (p->proto == 58) {
+			__u8 type = 0;
+
+			/* RFC 4861 wants hop limit 255 of these, RFC 2710 and 3810 want 1. */
+			if (!hf_load(skb, offset, &type, sizeof(type)))
+				p->upkeep = (type >= 133 && type <= 137 && ip.hops == 255) ||
+					    (((type >= 130 && type <= 132) || type == 143) && ip.hops == 1);
+		}
 	} else {
 		p->broken = 1;
 		return;
@@ -279,6 +299,7 @@ static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, con
 	struct hf_control *c;
 	__u32 identity = 0, flags = HF_ENT_WORLD, dir;
 	__u32 isolated, would_isolate;
+	__u8 service = 0;
 
 	if (!wl || !q || !d)
 		return 0;
@@ -311,6 +332,7 @@ static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, con
 		would_isolate = 0;
 	} else if ((flags & HF_ADDR_SERVICE) && dir == HF_EGRESS && !(wl->flags & HF_WL_HOST_PART)) {
 		hf_join(&v, wl->net_set, hf_class_of(wl->view, identity, flags), q);
+		service = HF_D_SERVICE;
 	} else {
 		if (flags & HF_ADDR_SERVICE) {
 			identity = 0;
@@ -334,6 +356,7 @@ static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, con
 		d->flags = HF_D_WOULD_DENY;
 		d->would_rule = wl->would_default_rule[dir];
 	}
+	d->flags |= service;
 	return 0;
 }
 
@@ -341,7 +364,9 @@ HF_INLINE int hf_current(const struct hf_decision *d, const struct hf_workload *
 {
 	struct hf_control *c = hf_control();
 
-	return d->gen == wl->gen && c && d->epoch == c->epoch;
+	if (d->gen != wl->gen || !c)
+		return 0;
+	return d->epoch == c->epoch || (d->flags & (HF_D_SERVICE | HF_D_DENIED)) == HF_D_SERVICE;
 }
 
 HF_INLINE void hf_report(__u16 program, __u32 index, const struct hf_workload *wl, const struct hf_decision *d,
