@@ -2,7 +2,14 @@
 //! pods' cgroups and network namespaces. What is held against what was asked: what the processes see, what the
 //! policy's status says, and what the metrics count.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::{
@@ -64,7 +71,7 @@ fn mount(stage: &Stage, pod: &str, folder: &str) -> Result<String> {
 
 #[tokio::test]
 async fn a_policy_refuses_is_reported_and_counted_and_lets_go_when_it_is_deleted() -> Result<()> {
-    let (mut stage, _turn) = stage().await?;
+    let (stage, _turn) = stage().await?;
     let refuses = stage.mounts.probe()?.refuses_calls();
     for (from, to, port) in [("web", "api", 8080), ("batch", "api", 8080), ("api", "outside", 443)] {
         tcp(&stage, from, to, port, DONE)?;
@@ -301,7 +308,7 @@ async fn a_pod_that_comes_later_is_covered_and_leaves_when_it_goes() -> Result<(
 
 #[tokio::test]
 async fn a_service_address_is_allowed_when_its_backends_are() -> Result<()> {
-    let (mut stage, _turn) = stage().await?;
+    let (stage, _turn) = stage().await?;
     let service = "10.96.0.50:80".parse()?;
     stage.node.alias("api", "10.96.0.50".parse()?)?;
     let attempt = |stage: &Stage, wanted: &str| attempt::tcp_at(&stage.node, "batch", "api", service, wanted);
@@ -326,4 +333,67 @@ async fn a_service_address_is_allowed_when_its_backends_are() -> Result<()> {
         Ok((attempt(&stage, SILENCE)? == SILENCE).then_some(()))
     })
     .await
+}
+
+/// The demo, with all that it leaves in a folder of its own.
+fn demo(folder: &Path) -> Result<Child> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+    command.env("TMPDIR", folder).stdout(Stdio::piped()).spawn().context("starting the demo")
+}
+
+/// Names of cgroups whose maker, a demo or a test, is gone.
+fn orphans() -> Result<BTreeSet<String>> {
+    let root = holdfast_agent::cgroups::root(Path::new("/proc/self/mountinfo"))?;
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(root)? {
+        names.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|name| {
+        let owner = name.strip_prefix("holdfast-test-").and_then(|id| id.parse::<u32>().ok());
+        owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+    });
+    Ok(names)
+}
+
+#[tokio::test]
+async fn the_demo_sees_what_it_expects_and_leaves_nothing() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (folder, before) = (tempfile::tempdir()?, orphans()?);
+    let output = demo(folder.path())?.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{text}");
+    let rows = text.lines().filter(|line| line.starts_with("  ok ")).count();
+    assert!(rows >= 20 && !text.contains("\n NOT "), "{text}");
+    for shown in [
+        "kubectl apply",
+        "kubectl get wlp,wln",
+        "Programmed=True",
+        "holdfast_denials_total{",
+        "holdfast_policy_nodes{",
+    ] {
+        assert!(text.contains(shown), "no {shown} in\n{text}");
+    }
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    assert!(orphans()?.is_subset(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_demo_leaves_nothing_when_it_is_interrupted() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (folder, before) = (tempfile::tempdir()?, orphans()?);
+    let mut demo = demo(folder.path())?;
+    let output = demo.stdout.take().context("no output")?;
+    // By then pods run, and the agent is about to attach its programs.
+    let begun = BufReader::new(output)
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.contains("starting holdfast-agent"));
+    assert!(begun, "the demo ended early");
+    let interrupted = Command::new("kill").args(["-INT", &demo.id().to_string()]).status()?;
+    assert!(interrupted.success());
+    assert_eq!(demo.wait()?.code(), Some(130));
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    assert!(orphans()?.is_subset(&before));
+    Ok(())
 }
