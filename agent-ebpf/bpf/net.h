@@ -166,6 +166,33 @@ HF_INLINE void hf_parse6(struct __sk_buff *skb, struct hf_packet *p, __u32 *offs
 	p->broken = 1;
 }
 
+/* RFC 791: the options "loose source and record route" (131) and "strict source and record route" (137) name the last
+ * stop elsewhere than in the header. Options that cannot be read, or are more than four with their padding, count as
+ * such: the verifier follows each way through them. */
+HF_INLINE int hf_is_source_routed(struct __sk_buff *skb, __u32 end)
+{
+	__u32 at = sizeof(struct hf_ip4);
+	__u8 option[2];
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		if (at >= end)
+			return 0;
+		if (hf_load(skb, at, option, at + 1 < end ? 2 : 1))
+			return 1;
+		if (option[0] == 0)
+			return 0;
+		if (option[0] == 1) {
+			at += 1;
+			continue;
+		}
+		if (option[0] == 131 || option[0] == 137 || at + 1 >= end || option[1] < 2)
+			return 1;
+		at += option[1];
+	}
+	return at < end;
+}
+
 HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 {
 	struct hf_ports ports;
@@ -186,9 +213,7 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 			return;
 		}
 		offset = (ip.version_ihl & 0xf) * 4;
-		/* Options can route by way of somebody else (RFC 791, source routes). Only IGMP has a use for any
-		 * (router alert). */
-		if (offset < sizeof(ip) || (offset > sizeof(ip) && p->proto != 2)) {
+		if (offset < sizeof(ip) || (offset > sizeof(ip) && hf_is_source_routed(skb, offset))) {
 			p->broken = 1;
 			return;
 		}
