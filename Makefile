@@ -27,10 +27,10 @@ test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
 	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test end_to_end
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
-	cargo test -p holdfast-tests --no-fail-fast --test vm
+	cargo test -p holdfast-tests --no-fail-fast --test vm --test scenarios_vm
 
 test-node: setup ## run the tests on this machine's own kernel (needs root)
-	cargo test -p holdfast-tests --no-fail-fast --test kernel_oracle
+	cargo test -p holdfast-tests --no-fail-fast --test kernel_oracle --test node
 
 fmt: ## format the sources
 	cargo fmt --all

@@ -161,9 +161,9 @@ impl Container {
     }
 
     /// Whether something answers echo at an address.
-    fn reaches(&self, rig: &Rig, name: &str) -> Result<bool> {
-        let to = rig.at(name, V4, 8080)?;
-        let script = format!("echo hello | /bin/busybox nc -w {} {} {}", rig.patience, to.ip(), to.port());
+    fn reaches(&self, rig: &Rig, name: &str, seconds: u32) -> Result<bool> {
+        let (to, seconds) = (rig.at(name, V4, 8080)?, seconds * rig.patience);
+        let script = format!("echo hello | /bin/busybox nc -w {seconds} {} {}", to.ip(), to.port());
         let output = self.exec(&["/bin/busybox", "sh", "-c", &script])?;
         Ok(String::from_utf8_lossy(&output.stdout).contains("hello"))
     }
@@ -225,16 +225,16 @@ fn isolated(rig: &mut Rig, runtime: &'static str) -> Result<()> {
 
 fn later(rig: &mut Rig, runtime: &'static str) -> Result<()> {
     let container = Container::start(rig, runtime)?;
-    ensure!(container.reaches(rig, "db")?, "without a policy");
+    ensure!(container.reaches(rig, "db", 5)?, "without a policy");
     rig.enforce(&[("bank/later", network("batch", TO_API))])?;
     refuses_db(rig, &container, "bank/later")
 }
 
 fn refuses_db(rig: &mut Rig, container: &Container, id: &str) -> Result<()> {
-    ensure!(container.reaches(rig, "api")?, "what is allowed does not answer");
+    ensure!(container.reaches(rig, "api", 5)?, "what is allowed does not answer");
     rig.inside("db")?.arrivals()?;
     let before = rig.counts()?;
-    let reached = container.reaches(rig, "db")?;
+    let reached = container.reaches(rig, "db", 1)?;
     let counted = rig.counted_since(&before)?;
     let arrived = rig.inside("db")?.arrivals()?;
     ensure!(

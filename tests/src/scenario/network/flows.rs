@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::scenario::{
     node::{V4, V6},
-    protocol::{Answer, Op},
+    protocol::{Answer, Op, RawForm},
     rig::{Attempt, Call, Rig, network, tcp, udp},
     suite::Scenario,
 };
@@ -28,6 +28,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "a socket accepted before the policy obeys it", run: accepted_before },
     Scenario { name: "an AF_INET6 socket to an IPv4-mapped address is judged as IPv4", run: mapped_client },
     Scenario { name: "a dual-stack server is judged by its clients' IPv4 addresses", run: mapped_server },
+    Scenario { name: "an answer in flight when the policy comes opens no way out", run: in_flight },
     Scenario { name: "a socket that is connected anew is judged anew", run: connected_anew },
     Scenario { name: "an accepted socket that is connected anew is judged as a client", run: accepted_anew },
     Scenario { name: "a workload may always reach itself", run: itself },
@@ -172,6 +173,39 @@ fn revoked_udp(rig: &mut Rig) -> Result<()> {
     ensure!(attempt(rig, wait_ms)? == Answer::Echo, "the flow does not work again");
     rig.inside("front")?.act(Op::Close { socket })?;
     Ok(())
+}
+
+fn in_flight(rig: &mut Rig) -> Result<()> {
+    let (db, wait_ms, silence) = (rig.at("db", V4, 8080)?, rig.answer_ms(), rig.silence_ms());
+    // The kernel chooses the port: this socket calls, and is not called.
+    let at = rig.at("front", V4, 0)?;
+    let (socket, own) = rig.inside("front")?.open(Op::UdpOpen { at, connect: None, recverr: false })?;
+    let said = |rig: &Rig, word: String, wait_ms| -> Result<Answer> {
+        rig.inside("front")?.act(Op::UdpSay { socket, to: Some(db), word, padding: 0, wait_ms })
+    };
+    let word = rig.word();
+    ensure!(said(rig, word, wait_ms)? == Answer::Echo, "the flow does not work");
+    rig.enforce(&[("shop/in-flight", network("front", "{egress: {}}"))])?;
+    // The first packet that the rules see of the flow is one that comes in, as an answer that was under way does.
+    let word = rig.word();
+    let hear = rig.inside("front")?.ask(Op::UdpHear { socket, word: word.clone(), wait_ms })?;
+    let late = Op::RawUdp { from: db, to: own, word, form: RawForm::Plain };
+    ensure!(rig.inside("db")?.act(late)? == Answer::Done, "the late answer was not sent");
+    ensure!(hear.wait()? == Answer::Echo, "the late answer did not come");
+    rig.inside("db")?.arrivals()?;
+    let before = rig.counts()?;
+    let word = rig.word();
+    let seen = said(rig, word, silence)?;
+    let (counted, arrived) = (rig.counted_since(&before)?, rig.inside("db")?.arrivals()?);
+    let count = crate::scenario::rig::only(&counted, "shop/in-flight", "network.egress", "Drop");
+    ensure!(
+        seen == Answer::Silence && arrived.is_empty() && count == 1,
+        "{seen:?}, {arrived:?}, {counted:?}"
+    );
+    rig.inside("front")?.act(Op::Close { socket })?;
+    // A server, which asked for its port, may answer who calls it.
+    let front = rig.at("front", V4, 8080)?;
+    rig.allowed(udp("db", front))
 }
 
 fn relabelled(rig: &mut Rig) -> Result<()> {
