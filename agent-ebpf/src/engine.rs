@@ -328,17 +328,23 @@ impl Engine {
         Ok(self.maps.forget_counter(key)?)
     }
 
-    /// Denials and would-have denials since the agent started counting.
+    /// Denials and would-have denials, by workload and policy.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn counts(&mut self) -> Result<&Counts, EngineError> {
         let raw = self.maps.counters()?;
-        for key in self.counts.take(&raw) {
-            self.maps.forget_counter(&key)?;
+        for gone in self.counts.take(&raw) {
+            self.maps.forget_counter(&gone.key)?;
+            self.counts.settle(gone);
         }
         Ok(&self.counts)
+    }
+
+    /// Tells what the numbers mean that an earlier agent left in the maps.
+    pub fn know_names(&mut self, names: &crate::status::Names) {
+        self.counts.know_names(names);
     }
 }
 

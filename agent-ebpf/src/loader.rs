@@ -333,6 +333,30 @@ pub fn pin_link(link: FdLink, name: &str, places: &Places) -> Result<(), LoadErr
     fs::rename(&new, &path).map_err(io(&path))
 }
 
+/// The programs that every node has, by the names of their pinned links.
+const ATTACHED: [&str; 13] = [
+    "hf_cgroup_mkdir",
+    "hf_cgroup_release",
+    "hf_process_fork",
+    "hf_process_exec",
+    "hf_process_exit",
+    "hf_cgroup_attach_task",
+    "hf_sockops",
+    "hf_egress",
+    "hf_ingress",
+    "hf_connect4",
+    "hf_connect6",
+    "hf_sendmsg4",
+    "hf_sendmsg6",
+];
+
+/// Names of links whose pins are not there any more.
+#[must_use]
+pub fn missing_links(places: &Places) -> Vec<&'static str> {
+    let links = places.links();
+    ATTACHED.iter().copied().filter(|name| !links.join(name).exists()).collect()
+}
+
 /// Removes all pins of every layout version: everything is detached and forgotten. Returns how many there were.
 ///
 /// # Errors

@@ -245,7 +245,7 @@ fn program_name(program: u16) -> &'static str {
 
 /// The helpers of `enum hf_helper`.
 fn helper_name(helper: u16) -> &'static str {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "unknown",
         "map_update_elem",
         "sk_storage_get",
@@ -254,6 +254,7 @@ fn helper_name(helper: u16) -> &'static str {
         "skb_load_bytes",
         "send_signal",
         "counter_update",
+        "clause",
     ];
     NAMES.get(usize::from(helper)).copied().unwrap_or("unknown")
 }

@@ -107,7 +107,12 @@ pub async fn run(settings: Settings) -> Result<()> {
     let hooks = Hooks::probe(&places, &kernel.btf)?;
     let Kernel { maps, cgroup_events, btf } = kernel;
     drop(btf);
-    let engine = Engine::adopt(maps, hooks, netns)?;
+    let mut engine = Engine::adopt(maps, hooks, netns)?;
+    // What was refused while no agent ran is counted under the names that the last one left.
+    match status::read_names(&settings.state_dir) {
+        Ok(names) => engine.know_names(&names),
+        Err(error) => info!(%error, "no names of an earlier agent"),
+    }
     let metrics = Metrics::new()?;
     metrics.set_mechanisms(engine.mechanisms());
     abi::sys::trim_memory();
@@ -179,6 +184,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             state_dir: settings.state_dir.clone(),
             tree: Tree::default(),
             started,
+            names_due: false,
         };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
@@ -238,6 +244,14 @@ struct Main {
     state_dir: PathBuf,
     tree: Tree,
     started: Instant,
+    /// The file of names is older than what is in force.
+    names_due: bool,
+}
+
+/// Up to a quarter more or less, so that nodes that failed together do not try again together.
+fn jitter(pause: Duration) -> Duration {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    pause.mul_f64(0.75 + f64::from(clock.subsec_nanos() % 1000) / 2000.0)
 }
 
 /// What woke the loop.
@@ -258,9 +272,10 @@ impl Main {
         let mut verify = tokio::time::interval(VERIFY_EVERY);
         verify.reset();
         walk.reset();
-        let mut retry: Option<Duration> = None;
+        // When to try again, and how long the pause was.
+        let mut retry: Option<(tokio::time::Instant, Duration)> = None;
         loop {
-            let pause = retry.unwrap_or(RETRY.1);
+            let due = retry.map_or_else(tokio::time::Instant::now, |(due, _)| due);
             let wake = tokio::select! {
                 biased;
                 () = &mut shutdown => Wake::Stop,
@@ -276,8 +291,9 @@ impl Main {
                 }
                 _ = walk.tick() => Wake::Walk,
                 _ = verify.tick() => Wake::Verify,
-                () = tokio::time::sleep(pause), if retry.is_some() => Wake::Retry,
+                () = tokio::time::sleep_until(due), if retry.is_some() => Wake::Retry,
             };
+            let again = matches!(wake, Wake::Retry);
             let act = match wake {
                 Wake::Stop => return Ok(()),
                 Wake::Facts | Wake::Retry => true,
@@ -288,15 +304,18 @@ impl Main {
                     differs
                 }
                 Wake::Verify => {
-                    self.verify();
+                    self.verify()?;
                     false
                 }
             };
             if act {
-                retry = if self.apply() {
-                    None
-                } else {
-                    Some(retry.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1)))
+                retry = match (self.apply(), retry) {
+                    (true, _) => None,
+                    (false, Some(waiting)) if !again => Some(waiting),
+                    (false, before) => {
+                        let pause = before.map_or(RETRY.0, |(_, pause)| (pause * 2).min(RETRY.1));
+                        Some((tokio::time::Instant::now() + jitter(pause), pause))
+                    }
                 };
             }
         }
@@ -305,13 +324,18 @@ impl Main {
     /// Takes in what the kernel told of the tree; returns whether anything is new.
     fn take_events(&mut self) -> bool {
         let mut news = false;
+        let externals = !self.facts.borrow().externals.is_empty();
         let ring = self.events.get_mut();
         while let Some(item) = ring.next() {
             let Some(event) = abi::CgroupEvent::read(&item) else { continue };
             self.metrics
                 .events(if event.kind == abi::CGROUP_MADE { "cgroup_made" } else { "cgroup_gone" }, 1);
             news |= match (event.kind, event.path) {
-                (abi::CGROUP_MADE, Some(path)) => self.tree.made(event.id, &path),
+                // What can be no workload's needs no look at the policies.
+                (abi::CGROUP_MADE, Some(path)) => {
+                    let concerns = externals || crate::workloads::parse(&path).is_some();
+                    self.tree.made(event.id, &path) && concerns
+                }
                 (abi::CGROUP_MADE, None) => {
                     // The path did not fit: look for it.
                     drop(item);
@@ -353,7 +377,12 @@ impl Main {
                         took_us = took.as_micros(),
                         "in force"
                     );
-                    self.keep_names(&engine, &applied);
+                }
+                if applied.changed
+                    || applied.policies != self.progress.borrow().applied.policies
+                    || self.names_due
+                {
+                    self.names_due = !self.keep_names(&engine, &applied);
                 }
                 self.metrics.set_policies(&applied.policies);
                 self.metrics.set_workloads(applied.workloads, applied.selected);
@@ -382,7 +411,7 @@ impl Main {
         }
     }
 
-    fn keep_names(&self, engine: &Engine, applied: &Applied) {
+    fn keep_names(&self, engine: &Engine, applied: &Applied) -> bool {
         let names = status::names(engine, &applied.policies);
         let path = status::names_file(&self.state_dir);
         let written = serde_json::to_vec(&names)
@@ -390,10 +419,25 @@ impl Main {
             .and_then(|bytes| status::write_whole(&path, &bytes));
         if let Err(error) = written {
             warn!(path = %path.display(), %error, "the names for `status` cannot be written");
+            return false;
         }
+        true
     }
 
-    fn verify(&mut self) {
+    /// Compares the kernel with what it should hold.
+    ///
+    /// # Errors
+    ///
+    /// When what holds the programs in place is gone: a new start attaches them again.
+    fn verify(&mut self) -> Result<()> {
+        let gone = loader::missing_links(&self.places);
+        if !gone.is_empty() {
+            self.metrics.probe_failed("link", u64::try_from(gone.len()).unwrap_or(u64::MAX));
+            bail!(
+                "the pins of {} were removed by somebody else; a new start attaches the programs again",
+                gone.join(", ")
+            );
+        }
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         match engine.verify() {
             Ok(0) => {}
@@ -406,6 +450,7 @@ impl Main {
                 self.metrics.probe_failed("read", 1);
             }
         }
+        Ok(())
     }
 
     /// Counters of workloads that are gone are taken over, so that the map does not fill with them.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::abi::workload_flags;
 use crate::engine::Engine;
-use crate::engine::counts::given_name;
+use crate::engine::counts::{self, given_name};
 use crate::engine::report::PolicyReport;
 use crate::loader::Places;
 use crate::maps::{MapError, Maps, Table};
@@ -65,6 +65,9 @@ pub struct WorkloadName {
     /// Container, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Kind and name of the top owner, as metrics have it.
+    #[serde(default)]
+    pub owner: String,
 }
 
 /// A policy.
@@ -134,6 +137,17 @@ pub fn names_file(state_dir: &Path) -> PathBuf {
     state_dir.join("names.json")
 }
 
+/// Reads the file of names.
+///
+/// # Errors
+///
+/// When it is not there, or does not parse.
+pub fn read_names(state_dir: &Path) -> Result<Names, StatusError> {
+    let path = names_file(state_dir);
+    let bytes = fs::read(&path).map_err(|source| StatusError::File { path: path.clone(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| StatusError::Parse { path, source })
+}
+
 /// Collects the names of what an engine has in force.
 #[must_use]
 pub fn names(engine: &Engine, policies: &[PolicyReport]) -> Names {
@@ -150,6 +164,7 @@ pub fn names(engine: &Engine, policies: &[PolicyReport]) -> Names {
                     namespace: workload.namespace.clone(),
                     name: workload.name.clone(),
                     container: workload.container.clone(),
+                    owner: counts::owner_label(&placements[*position]),
                 };
                 (*index, name)
             })

@@ -89,7 +89,7 @@ pub struct Placement {
     pub pod: bool,
 }
 
-/// Everything on this node that policies can select. A whole-host workload leaves alone what is below `spared`.
+/// Everything on this node that policies can select. What is in or below `spared` is no workload at all.
 #[must_use]
 pub fn place(facts: &Facts, cgroups: &[Cgroup], spared: &[String]) -> Vec<Placement> {
     let mut by_uid: HashMap<&str, &Pod> = HashMap::new();
@@ -101,13 +101,19 @@ pub fn place(facts: &Facts, cgroups: &[Cgroup], spared: &[String]) -> Vec<Placem
     }
     let mut out: BTreeMap<String, Placement> = BTreeMap::new();
     for cgroup in cgroups {
+        let own = |own: &String| cgroup.path == *own || cgroup.path.starts_with(&format!("{own}/"));
+        if spared.iter().any(own) {
+            // Whoever enforces is not judged: else one policy could take it from the API server for good.
+            continue;
+        }
         let found = match parse(&cgroup.path) {
             Some(path) if path.monitor => None,
             Some(path) => {
                 by_uid.get(path.uid.as_str()).map(|pod| (of_pod(pod, path.container.as_deref()), true))
             }
-            None => external_of(&facts.externals, &cgroup.path, spared)
-                .map(|external| (of_external(external), false)),
+            None => {
+                external_of(&facts.externals, &cgroup.path).map(|external| (of_external(external), false))
+            }
         };
         if let Some(((key, workload), pod)) = found {
             out.entry(key.clone())
@@ -142,16 +148,15 @@ fn of_pod(pod: &Pod, container: Option<&str>) -> (String, Workload) {
 
 /// Cgroups that a whole-host workload leaves alone, so that the node can still be managed: the agent's, the kubelet's
 /// and the container runtimes'.
-const SPARED: [&str; 6] = [
+const SPARED: [&str; 5] = [
     "/system.slice/holdfast-agent.service",
     "/system.slice/kubelet.service",
     "/system.slice/containerd.service",
     "/system.slice/crio.service",
     "/system.slice/docker.service",
-    "/init.scope",
 ];
 
-fn external_of<'a>(externals: &'a [External], path: &str, spared: &[String]) -> Option<&'a External> {
+fn external_of<'a>(externals: &'a [External], path: &str) -> Option<&'a External> {
     let within = |outer: &str| {
         let outer = outer.trim_end_matches('/');
         path == outer || path.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
@@ -169,7 +174,7 @@ fn external_of<'a>(externals: &'a [External], path: &str, spared: &[String]) -> 
         .max_by_key(|(len, _)| *len)
         .map(|(_, external)| external);
     named.or_else(|| {
-        let spared = SPARED.iter().copied().chain(spared.iter().map(String::as_str)).any(within);
+        let spared = SPARED.iter().copied().any(within);
         externals.iter().find(|external| external.cgroups.is_empty() && !spared)
     })
 }
@@ -292,7 +297,8 @@ mod tests {
         assert_eq!(owner_of(&facts, "/user.slice").as_deref(), Some("host"));
         assert_eq!(owner_of(&facts, "/").as_deref(), Some("host"));
         assert_eq!(owner_of(&facts, "/user.slice/agent/below"), None);
-        assert_eq!(owner_of(&facts, "/init.scope"), None);
+        assert_eq!(owner_of(&facts, "/init.scope").as_deref(), Some("host"));
+        assert_eq!(owner_of(&facts, "/system.slice/kubelet.service").as_deref(), Some("app"));
     }
 
     #[test]

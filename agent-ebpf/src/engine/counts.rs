@@ -9,6 +9,7 @@ use holdfast_policy::model::RuleRef;
 
 use crate::abi;
 use crate::lower::Meaning;
+use crate::status::Names;
 use crate::workloads::Placement;
 
 /// What a count is for.
@@ -47,6 +48,15 @@ struct Who {
     workload: String,
 }
 
+/// A counter that nothing counts in any more.
+#[derive(Debug)]
+pub struct Gone {
+    /// Its key.
+    pub key: abi::CounterKey,
+    subject: Option<Subject>,
+    count: u64,
+}
+
 /// All counts.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -57,61 +67,81 @@ pub struct Counts {
     workloads: HashMap<u32, Who>,
     net_sets: BTreeMap<u32, Arc<NetSet>>,
     sys_sets: BTreeMap<u32, Arc<SysSet>>,
-    live: Meaning,
+    /// What an earlier agent's numbers mean.
+    names: Names,
+    /// `None` until something was put in force: until then everything in the maps is an earlier agent's, and live.
+    live: Option<Meaning>,
     /// Keys that were not live at the last look either: packets under way have counted by now.
     leaving: Vec<abi::CounterKey>,
 }
 
+/// The top owner of a workload, as metrics name it.
+#[must_use]
+pub fn owner_label(placement: &Placement) -> String {
+    let workload = &placement.workload;
+    match &workload.owner {
+        Some(owner) => owner.to_string(),
+        None if placement.pod => format!("Pod/{}", workload.name),
+        None => format!("ExternalWorkload/{}", workload.name),
+    }
+}
+
 impl Counts {
+    /// Takes note of what an earlier agent's numbers mean.
+    pub fn know_names(&mut self, names: &Names) {
+        self.names = names.clone();
+    }
+
     /// Takes note of what numbers mean from now on; what they meant stays known as long as counters have it.
     pub fn learn(&mut self, meaning: &Meaning, placements: &[Placement]) {
         for (index, position) in &meaning.workloads {
-            let workload = &placements[*position].workload;
-            let owner = match &workload.owner {
-                Some(owner) => owner.to_string(),
-                None if placements[*position].workload.service_account.is_some() => {
-                    format!("Pod/{}", workload.name)
-                }
-                None => format!("ExternalWorkload/{}", workload.name),
-            };
-            self.workloads.insert(*index, Who { namespace: workload.namespace.clone(), workload: owner });
+            let placement = &placements[*position];
+            let who =
+                Who { namespace: placement.workload.namespace.clone(), workload: owner_label(placement) };
+            self.workloads.insert(*index, who);
         }
         self.net_sets.extend(meaning.net_sets.iter().map(|(number, set)| (*number, Arc::clone(set))));
         self.sys_sets.extend(meaning.sys_sets.iter().map(|(number, set)| (*number, Arc::clone(set))));
-        self.live = meaning.clone();
+        self.live = Some(meaning.clone());
     }
 
-    /// Takes in the kernel's counters; returns those that can be removed from the map.
-    pub fn take(&mut self, raw: &HashMap<abi::CounterKey, u64>) -> Vec<abi::CounterKey> {
+    /// Takes in the kernel's counters; returns those that can be removed from the map, and then settled.
+    pub fn take(&mut self, raw: &HashMap<abi::CounterKey, u64>) -> Vec<Gone> {
         self.totals = self.settled.clone();
         let (mut gone, mut leaving) = (Vec::new(), Vec::new());
         for (key, count) in raw {
-            let Some(subject) = self.subject(key) else {
-                // Left by an earlier agent, which has shown it.
-                gone.push(*key);
-                continue;
-            };
-            *self.totals.entry(subject.clone()).or_default() += count;
-            let live = self.live.workloads.contains_key(&key.workload)
-                && (self.live.net_sets.contains_key(&key.set) || self.live.sys_sets.contains_key(&key.set));
-            if live {
+            let subject = self.subject(key);
+            if let Some(subject) = &subject {
+                *self.totals.entry(subject.clone()).or_default() += count;
+            }
+            let Some(live) = &self.live else { continue };
+            let sets = live.net_sets.contains_key(&key.set) || live.sys_sets.contains_key(&key.set);
+            if live.workloads.contains_key(&key.workload) && sets {
                 continue;
             }
             if self.leaving.contains(key) {
-                *self.settled.entry(subject).or_default() += count;
-                gone.push(*key);
+                gone.push(Gone { key: *key, subject, count: *count });
             } else {
                 leaving.push(*key);
             }
         }
         self.leaving = leaving;
-        let used = |number: &u32| raw.keys().any(|key| key.set == *number);
-        self.net_sets.retain(|number, _| self.live.net_sets.contains_key(number) || used(number));
-        self.sys_sets.retain(|number, _| self.live.sys_sets.contains_key(number) || used(number));
-        self.workloads.retain(|index, _| {
-            self.live.workloads.contains_key(index) || raw.keys().any(|key| key.workload == *index)
-        });
+        if let Some(live) = &self.live {
+            let used = |number: &u32| raw.keys().any(|key| key.set == *number);
+            self.net_sets.retain(|number, _| live.net_sets.contains_key(number) || used(number));
+            self.sys_sets.retain(|number, _| live.sys_sets.contains_key(number) || used(number));
+            self.workloads.retain(|index, _| {
+                live.workloads.contains_key(index) || raw.keys().any(|key| key.workload == *index)
+            });
+        }
         gone
+    }
+
+    /// Keeps the count of a counter that was removed.
+    pub fn settle(&mut self, gone: Gone) {
+        if let Some(subject) = gone.subject {
+            *self.settled.entry(subject).or_default() += gone.count;
+        }
     }
 
     /// Everything as of the last look.
@@ -121,17 +151,29 @@ impl Counts {
     }
 
     fn subject(&self, key: &abi::CounterKey) -> Option<Subject> {
-        let who = self.workloads.get(&key.workload)?;
-        let RuleRef { policy, path } = match key.kind {
-            0 | 1 => self.net_sets.get(&key.set)?.rules.get(usize::from(key.rule))?,
-            _ => &self.sys_sets.get(&key.set)?.rules.get(usize::from(key.rule))?.rule,
+        let rule = usize::from(key.rule);
+        let (who, policy, path) = match self.workloads.get(&key.workload) {
+            Some(who) => {
+                let RuleRef { policy, path } = match key.kind {
+                    0 | 1 => self.net_sets.get(&key.set)?.rules.get(rule)?,
+                    _ => &self.sys_sets.get(&key.set)?.rules.get(rule)?.rule,
+                };
+                (who.clone(), policy.to_string(), path.to_string())
+            }
+            None => {
+                let name = self.names.workloads.get(&key.workload)?;
+                let sets = if key.kind < 2 { &self.names.net_sets } else { &self.names.sys_sets };
+                let (policy, path) = sets.get(&key.set)?.get(rule)?.split_once(' ')?;
+                let who = Who { namespace: name.namespace.clone(), workload: name.owner.clone() };
+                (who, policy.to_owned(), path.to_owned())
+            }
         };
         Some(Subject {
-            namespace: who.namespace.clone(),
-            workload: who.workload.clone(),
-            policy: policy.to_string(),
+            namespace: who.namespace,
+            workload: who.workload,
+            policy,
             rule_kind: if key.kind < 2 { "network" } else { "syscall" },
-            rule: path.to_string(),
+            rule: path,
             given: given_name(key.given),
         })
     }

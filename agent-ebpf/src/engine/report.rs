@@ -1,10 +1,10 @@
 //! What each policy came to on this node: the generation in force, how many workloads it concerns, and every rule that is
 //! given less than it asks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use holdfast_policy::compile::Compiled;
-use holdfast_policy::model::{Action, Mode, Policy, PolicyId, RulePath};
+use holdfast_policy::model::{Action, Mode, NetScope, Policy, PolicyId, RulePath};
 use holdfast_policy::syscalls::hooks::Hook;
 
 use crate::lower::syscalls::{self as sys, Given};
@@ -73,10 +73,15 @@ pub(super) struct Input<'a> {
 pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
     let mut workloads: HashMap<&PolicyId, BTreeSet<&str>> = HashMap::new();
     let mut rules: HashMap<PolicyId, BTreeMap<String, RuleReport>> = HashMap::new();
+    // Policies that select something in the host's own network namespace.
+    let mut on_host: HashSet<&PolicyId> = HashSet::new();
     for (placement, assignment) in input.placements.iter().zip(&input.compiled.assignments) {
         for set in assignment.net_set.iter().map(|i| &input.compiled.net_sets[*i]) {
             for key in &set.key.policies {
                 workloads.entry(&key.id).or_default().insert(&placement.workload.uid);
+                if placement.workload.net != NetScope::Own {
+                    on_host.insert(&key.id);
+                }
             }
         }
         for set in assignment.sys_set.iter().map(|i| &input.compiled.sys_sets[*i]) {
@@ -98,7 +103,8 @@ pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
             let Some(policy) = input.in_force.get(&rule.policy) else { continue };
             let rows = rules.entry(rule.policy.clone()).or_default();
             if policy.mode == Mode::Enforce && matches!(rule.path, RulePath::Default(_)) {
-                rows.entry(PACKET_SOCKETS.to_owned()).or_insert_with(|| packet_sockets(input.mechanisms));
+                rows.entry(PACKET_SOCKETS.to_owned())
+                    .or_insert_with(|| packet_sockets(input.mechanisms, on_host.contains(&rule.policy)));
             }
             rows.entry(path.clone()).or_insert_with(|| network_row(path, policy));
         }
@@ -152,19 +158,34 @@ fn network_row(rule: String, policy: &Policy) -> RuleReport {
     }
 }
 
-/// Packet sockets pass by the cgroup programs: only a hook can refuse them.
-fn packet_sockets(mechanisms: &Mechanisms) -> RuleReport {
+/// Packet sockets pass by the cgroup programs: only a hook can refuse them, and it leaves those of the host's own network
+/// namespace alone, which see the whole node's traffic by their nature.
+fn packet_sockets(mechanisms: &Mechanisms, on_host: bool) -> RuleReport {
     let mechanism = mechanisms.hooks.get(&Hook::SocketCreate);
+    let (given, reason, message) = match (mechanism, on_host) {
+        (None, _) => (
+            "NotCovered",
+            Some("NoLsmAndNoFmodRet"),
+            Some(
+                "AF_PACKET sockets pass by the network rules on this kernel: take the capability NET_RAW from the workload",
+            ),
+        ),
+        (Some(_), true) => (
+            "NotCovered",
+            Some("HostNetwork"),
+            Some(
+                "AF_PACKET sockets in the host's network namespace are not refused: take NET_RAW from the workload",
+            ),
+        ),
+        (Some(_), false) => ("Deny", None, None),
+    };
     RuleReport {
         rule: PACKET_SOCKETS.to_owned(),
         kind: "network",
         asked: "Deny".to_owned(),
-        given: if mechanism.is_some() { "Deny" } else { "NotCovered" }.to_owned(),
+        given: given.to_owned(),
         mechanism: mechanism.map(|mechanism| mechanism.name()),
-        reason: mechanism.is_none().then_some("NoLsmAndNoFmodRet"),
-        message: mechanism.is_none().then(|| {
-            "AF_PACKET sockets pass by the network rules on this kernel: take the capability NET_RAW from the workload"
-                .to_owned()
-        }),
+        reason,
+        message: message.map(str::to_owned),
     }
 }

@@ -32,6 +32,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// Reports are not written more often than this.
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause before a report that failed is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The most that a report may weigh, in bytes of JSON.
 const MAX_REPORT: usize = 256 * 1024;
 
@@ -60,6 +62,7 @@ impl Reporter {
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut written: Option<WorkloadNodeStatus> = None;
         let mut due = true;
+        let mut pause = REPORT_PAUSE;
         loop {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
@@ -74,12 +77,18 @@ impl Reporter {
                     }
                     due = true;
                 }
-                () = tokio::time::sleep(REPORT_PAUSE), if due => {
+                () = tokio::time::sleep(super::jitter(pause)), if due => {
                     self.progress.mark_unchanged();
                     match self.report(&client, written.as_ref()).await {
-                        Ok(Some(status)) => { written = Some(status); due = false; }
-                        Ok(None) => due = false,
-                        Err(error) => warn!(%error, "the node's report cannot be written; trying again"),
+                        Ok(status) => {
+                            written = status.or(written);
+                            due = false;
+                            pause = REPORT_PAUSE;
+                        }
+                        Err(error) => {
+                            warn!(%error, "the node's report cannot be written; trying again");
+                            pause = (pause * 2).min(LONGEST_PAUSE);
+                        }
                     }
                 }
             }
