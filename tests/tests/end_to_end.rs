@@ -292,13 +292,15 @@ async fn a_pod_that_comes_later_is_covered_and_leaves_when_it_goes() -> Result<(
     tcp(&stage, "api-late", "outside", 443, EPERM)?;
     // The identity of its labels is the same, so it may do what the other may.
     tcp(&stage, "api-late", "db", 5432, DONE)?;
-    stage.cluster.kubectl(&["delete", "pod", "api-late", "-n", "shop", "--now", "--wait=false"])?;
-    stage.node.stop("api-late")?;
-    stage.cluster.kubectl(&["delete", "pod", "api-late", "-n", "shop", "--force", "--ignore-not-found"])?;
+    // Its object goes first, by force; the process goes on, and so does what holds for it.
+    stage.cluster.kubectl(&["delete", "pod", "api-late", "-n", "shop", "--force", "--grace-period=0"])?;
     until(SOON, "the policy counts one workload", async || {
         Ok((stage.policy("api", "{.status.workloads}")? == "1").then_some(()))
     })
     .await?;
+    tcp(&stage, "batch", "api-late", 8080, SILENCE)?;
+    tcp(&stage, "api-late", "outside", 443, EPERM)?;
+    stage.node.stop("api-late")?;
     until(SOON, "the agent knows one workload less", async || {
         let known = http::sum(&stage.agent.metrics()?, "holdfast_workloads", &["state=\"selected\""]);
         Ok((known == Some(2.0)).then_some(()))

@@ -129,15 +129,16 @@ impl Node {
         Ok(())
     }
 
-    /// Ends a pod: its process and its network, as the runtime does, and then its cgroup.
+    /// Ends a pod: its process and its network, as the runtime does, and then its cgroups.
     ///
     /// # Errors
-    /// When there is no such pod, or its cgroup stays.
+    /// When there is no such pod, or its cgroups stay.
     pub fn stop(&mut self, name: &str) -> Result<()> {
         let place = self.places.remove(name).with_context(|| format!("there is no place {name}"))?;
-        let cgroup = place.cgroup.clone();
+        let (pod, _) = place.cgroup.rsplit_once('/').context("a pod's container is in the pod's cgroup")?;
+        let pod = pod.to_owned();
         drop(place);
-        self.top.remove(&cgroup)
+        self.top.remove(&pod)
     }
 
     /// Gives a pod another address, as if a Service's were translated to the pod's: what is allowed arrives without
