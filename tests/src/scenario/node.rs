@@ -407,10 +407,10 @@ fn identify(
     }
 }
 
-/// A UID for the pod of this number.
+/// A UID for the pod of this number, which no other run on this machine has: an engine knows pods by nothing else.
 #[must_use]
 pub fn pod_uid(number: u8) -> String {
-    format!("{number:08x}-aaaa-4bbb-8ccc-0123456789ab")
+    format!("{number:08x}-aaaa-4bbb-8ccc-{:012x}", std::process::id())
 }
 
 /// A container id for the pod of this number.
