@@ -70,7 +70,7 @@ fn frame(packet: &Packet, own4: [u8; 4], own6: [u8; 16]) -> Vec<u8> {
     // The kernel shows an IPv4-mapped address on the wire as IPv4.
     let peer = match packet.peer {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
-        v4 => v4,
+        v4 @ IpAddr::V4(_) => v4,
     };
     match peer {
         IpAddr::V4(peer) => {

@@ -152,21 +152,18 @@ impl Counts {
 
     fn subject(&self, key: &abi::CounterKey) -> Option<Subject> {
         let rule = usize::from(key.rule);
-        let (who, policy, path) = match self.workloads.get(&key.workload) {
-            Some(who) => {
-                let RuleRef { policy, path } = match key.kind {
-                    0 | 1 => self.net_sets.get(&key.set)?.rules.get(rule)?,
-                    _ => &self.sys_sets.get(&key.set)?.rules.get(rule)?.rule,
-                };
-                (who.clone(), policy.to_string(), path.to_string())
-            }
-            None => {
-                let name = self.names.workloads.get(&key.workload)?;
-                let sets = if key.kind < 2 { &self.names.net_sets } else { &self.names.sys_sets };
-                let (policy, path) = sets.get(&key.set)?.get(rule)?.split_once(' ')?;
-                let who = Who { namespace: name.namespace.clone(), workload: name.owner.clone() };
-                (who, policy.to_owned(), path.to_owned())
-            }
+        let (who, policy, path) = if let Some(who) = self.workloads.get(&key.workload) {
+            let RuleRef { policy, path } = match key.kind {
+                0 | 1 => self.net_sets.get(&key.set)?.rules.get(rule)?,
+                _ => &self.sys_sets.get(&key.set)?.rules.get(rule)?.rule,
+            };
+            (who.clone(), policy.to_string(), path.to_string())
+        } else {
+            let name = self.names.workloads.get(&key.workload)?;
+            let sets = if key.kind < 2 { &self.names.net_sets } else { &self.names.sys_sets };
+            let (policy, path) = sets.get(&key.set)?.get(rule)?.split_once(' ')?;
+            let who = Who { namespace: name.namespace.clone(), workload: name.owner.clone() };
+            (who, policy.to_owned(), path.to_owned())
         };
         Some(Subject {
             namespace: who.namespace,

@@ -15,6 +15,9 @@ use crate::tables::{Tables, delta};
 /// What a socket is judged as whose cgroup, and whose pod, are gone while another process still holds it: refused.
 pub(super) const GONE: u32 = u32::MAX;
 
+/// Isolated in both directions.
+const ISOLATED_BOTH: u32 = workload_flags::ISOLATED | workload_flags::ISOLATED << 1;
+
 /// What a change is written with.
 pub(super) struct Change<'a> {
     pub(super) lowered: &'a Lowered,
@@ -98,7 +101,7 @@ pub(super) fn write(
     if *stale || control.flags != flags {
         // Flows are decided anew when they meet another epoch.
         let epoch = control.epoch.wrapping_add(u32::from(*stale));
-        maps.set_control(abi::Control { flags, epoch, ..control })?;
+        maps.set_control(abi::Control { epoch, flags, ..control })?;
         *stale = false;
     }
     read_back(&maps.verdicts, &verdicts.write)?;
@@ -146,7 +149,7 @@ fn keep_sockets_of_the_gone(
             continue;
         }
         let Some(old) = current.workloads.get(&index) else { continue };
-        let isolated = old.flags & (workload_flags::ISOLATED * 3) != 0;
+        let isolated = old.flags & ISOLATED_BOTH != 0;
         let same_pod = workloads.iter().filter(|(_, row)| row.pod == old.pod).map(|(index, _)| *index).min();
         let heir = match same_pod {
             Some(heir) => heir,
@@ -158,7 +161,7 @@ fn keep_sockets_of_the_gone(
         if heir == GONE {
             workloads.entry(GONE).or_insert(abi::Workload {
                 gen_: GONE,
-                flags: workload_flags::NET | workload_flags::ISOLATED * 3,
+                flags: workload_flags::NET | ISOLATED_BOTH,
                 default_rule: [abi::NO_RULE; 2],
                 would_default_rule: [abi::NO_RULE; 2],
                 ..abi::Workload::default()
