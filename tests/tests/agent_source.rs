@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A source that runs.
 struct Running {
