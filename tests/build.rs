@@ -13,7 +13,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .status()
         .map_err(|error| format!("{}: {error}; install gcc", compiler.display()))?;
     if !status.success() {
-        return Err(format!("{} helpers/calls.c: {status}; it takes gcc and libc6-dev", compiler.display()).into());
+        return Err(
+            format!("{} helpers/calls.c: {status}; it takes gcc and libc6-dev", compiler.display()).into()
+        );
     }
     Ok(())
 }

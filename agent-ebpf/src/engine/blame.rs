@@ -78,7 +78,10 @@ mod tests {
         let mut all = vec![ceiling.clone()];
         all.extend((0..64).map(|n| policy(PolicyId::namespaced("apps", format!("p{n:02}")))));
         let misfit = Misfit { named: ceiling.id.clone(), concerned: Vec::new(), message: String::new() };
-        assert_eq!(gives_way(&misfit, &all, &known(std::slice::from_ref(&ceiling))), PolicyId::namespaced("apps", "p63"));
+        assert_eq!(
+            gives_way(&misfit, &all, &known(std::slice::from_ref(&ceiling))),
+            PolicyId::namespaced("apps", "p63")
+        );
         // After a restart nothing is known to be in force.
         assert_eq!(gives_way(&misfit, &all, &HashMap::new()), PolicyId::namespaced("apps", "p63"));
         // All in force, and the limit passed by a change of the workload.
