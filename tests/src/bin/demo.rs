@@ -80,9 +80,7 @@ fn main() -> ExitCode {
 fn act(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [flags @ ..] if flags.iter().all(|flag| flag.starts_with("--")) => {
-            runtime()?.block_on(supervise(arguments))
-        }
+        flags if flags.iter().all(|flag| flag.starts_with("--")) => runtime()?.block_on(supervise(arguments)),
         ["play", flags @ ..] => {
             let options = Options::parse(flags)?;
             let good = runtime()?.block_on(script::play(|step| options.site(step)))?;
@@ -129,7 +127,9 @@ async fn supervise(flags: &[String]) -> Result<ExitCode> {
     let missing = missing();
     if on_host && !missing.is_empty() {
         println!("demo: this machine's own kernel cannot be used, so the node is a guest in QEMU. It lacks:");
-        missing.iter().for_each(|what| println!("demo:   {what}"));
+        for what in &missing {
+            println!("demo:   {what}");
+        }
         flags.push("--kernel=6.12".to_owned());
     }
     let on_host = on_host && missing.is_empty();

@@ -186,7 +186,7 @@ impl Agent {
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn denials(&self, policy: &str, kind: &str) -> Result<f64> {
+    pub fn denials(&self, policy: &str, kind: &str) -> Result<u64> {
         Ok(denials(&self.metrics()?, policy, kind))
     }
 
@@ -224,10 +224,10 @@ impl Agent {
 
 /// Packets and calls that a policy has refused, by an agent's metrics and the kind: `network` or `syscall`.
 #[must_use]
-pub fn denials(metrics: &str, policy: &str, kind: &str) -> f64 {
+pub fn denials(metrics: &str, policy: &str, kind: &str) -> u64 {
     let labels = [format!("policy=\"{policy}\""), format!("rule_kind=\"{kind}\"")];
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    http::sum(metrics, "holdfast_denials_total", &labels).unwrap_or(0.0)
+    http::sum(metrics, "holdfast_denials_total", &labels).unwrap_or(0)
 }
 
 /// The agent's program, built once in the life of this one; cargo decides what is left to do.

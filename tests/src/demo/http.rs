@@ -43,17 +43,17 @@ fn dechunk(mut body: &str) -> Result<String> {
     Ok(whole)
 }
 
-/// The sum of a metric's series whose labels hold all of `labels`, such as `policy="shop/api"`; `None` when there is no
+/// The sum of a counter's or whole gauge's series whose labels hold all of `labels`, such as `policy="shop/api"`; `None` when there is no
 /// such series.
 #[must_use]
-pub fn sum(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub fn sum(metrics: &str, name: &str, labels: &[&str]) -> Option<u64> {
     metrics
         .lines()
         .filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (of, given) = series.split_once('{').unwrap_or((series, ""));
             (of == name && labels.iter().all(|label| given.contains(label)))
-                .then(|| value.parse::<f64>().ok())?
+                .then(|| value.parse::<u64>().ok())?
         })
         .reduce(|a, b| a + b)
 }
@@ -66,10 +66,10 @@ mod tests {
 
     #[test]
     fn series_are_summed_by_their_labels() {
-        assert_eq!(sum(METRICS, "a_total", &["x=\"1\""]), Some(7.0));
-        assert_eq!(sum(METRICS, "a_total", &["x=\"1\"", "y=\"3\""]), Some(4.0));
+        assert_eq!(sum(METRICS, "a_total", &["x=\"1\""]), Some(7));
+        assert_eq!(sum(METRICS, "a_total", &["x=\"1\"", "y=\"3\""]), Some(4));
         assert_eq!(sum(METRICS, "a_total", &["x=\"2\""]), None);
-        assert_eq!(sum(METRICS, "b", &[]), Some(1.0));
+        assert_eq!(sum(METRICS, "b", &[]), Some(1));
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn said(control: &Control, metrics: &str, refuses: bool) -> Result<Vec<Row>> {
     } else {
         ("Deny KillAfterEffect NoLsmAndNoFmodRet", "Deny NotCovered NoLsmAndNoFmodRet")
     };
-    let counted = |kind: &str| if agent::denials(metrics, "shop/api", kind) > 0.0 { "some" } else { "none" };
+    let counted = |kind: &str| if agent::denials(metrics, "shop/api", kind) > 0 { "some" } else { "none" };
     Ok(vec![
         Row::new("condition Accepted", "True", condition("Accepted")?),
         Row::new("condition Programmed", "True", condition("Programmed")?),
