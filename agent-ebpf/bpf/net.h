@@ -126,44 +126,40 @@ HF_INLINE int hf_load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
 	return bpf_skb_load_bytes(skb, offset, to, size);
 }
 
+/* Where the transport header is and of which protocol, in one number. */
+#define HF_T_OFFSET 0xffffu
+#define HF_T_PROTO_SHIFT 16
+#define HF_T_FRAGMENT (1u << 24)
+#define HF_T_BROKEN (1u << 25)
+
 /* IPv6 has hop-by-hop options, routing, fragment, authentication and destination options before the transport header
  * (RFC 8200 section 4.1), each at most once in practice; a longer chain counts as broken. */
 #define HF_MAX_EXT 8
-HF_INLINE void hf_parse6(struct __sk_buff *skb, struct hf_packet *p, __u32 *offset)
+HF_INLINE __u32 hf_transport6(struct __sk_buff *skb, __u8 next, __u32 offset)
 {
 	struct hf_ext ext;
-	__u8 next = p->proto;
 	int i;
 
 	for (i = 0; i < HF_MAX_EXT; i++) {
-		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60 && next != 135) {
-			p->proto = next;
-			return;
-		}
-		if (hf_load(skb, *offset, &ext, sizeof(ext))) {
-			p->broken = 1;
-			return;
-		}
+		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60 && next != 135)
+			return (offset & HF_T_OFFSET) | (__u32)next << HF_T_PROTO_SHIFT;
+		if (hf_load(skb, offset, &ext, sizeof(ext)))
+			return HF_T_BROKEN;
 		/* A routing header with segments left names the last stop elsewhere than in the header. */
-		if (next == 43 && (bpf_ntohs(ext.frag) & 0xff)) {
-			p->broken = 1;
-			return;
-		}
+		if (next == 43 && (bpf_ntohs(ext.frag) & 0xff))
+			return HF_T_BROKEN;
 		if (next == 44) {
-			if (bpf_ntohs(ext.frag) & 0xfff8) {
-				p->fragment = 1;
-				p->proto = ext.next;
-				return;
-			}
-			*offset += 8;
+			if (bpf_ntohs(ext.frag) & 0xfff8)
+				return HF_T_FRAGMENT | (__u32)ext.next << HF_T_PROTO_SHIFT;
+			offset += 8;
 		} else if (next == 51) {
-			*offset += ((__u32)ext.len + 2) * 4;
+			offset += ((__u32)ext.len + 2) * 4;
 		} else {
-			*offset += ((__u32)ext.len + 1) * 8;
+			offset += ((__u32)ext.len + 1) * 8;
 		}
 		next = ext.next;
 	}
-	p->broken = 1;
+	return HF_T_BROKEN;
 }
 
 /* RFC 791: the options "loose source and record route" (131) and "strict source and record route" (137) name the last
@@ -193,11 +189,42 @@ HF_INLINE int hf_is_source_routed(struct __sk_buff *skb, __u32 end)
 	return at < end;
 }
 
+/* Global, and with nothing but the packet and a number between it and its callers: so the verifier walks the many ways
+ * through it once, alone, and not again behind each way that leads to it. */
+__attribute__((noinline)) __u32 hf_transport(struct __sk_buff *skb)
+{
+	if (skb->protocol == bpf_htons(0x0800)) {
+		struct hf_ip4 ip;
+		__u32 offset;
+
+		if (hf_load(skb, 0, &ip, sizeof(ip)))
+			return HF_T_BROKEN;
+		if (bpf_ntohs(ip.frag) & 0x1fff)
+			return HF_T_FRAGMENT | (__u32)ip.proto << HF_T_PROTO_SHIFT;
+		offset = (ip.version_ihl & 0xf) * 4;
+		if (offset < sizeof(ip) || (offset > sizeof(ip) && hf_is_source_routed(skb, offset)))
+			return HF_T_BROKEN;
+		return offset | (__u32)ip.proto << HF_T_PROTO_SHIFT;
+	}
+	if (skb->protocol == bpf_htons(0x86dd)) {
+		struct hf_ip6 ip;
+
+		if (hf_load(skb, 0, &ip, sizeof(ip)))
+			return HF_T_BROKEN;
+		return hf_transport6(skb, ip.next, sizeof(ip));
+	}
+	return HF_T_BROKEN;
+}
+
 HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 {
 	struct hf_ports ports;
-	__u32 offset;
+	__u32 transport = hf_transport(skb), offset = transport & HF_T_OFFSET;
+	__u8 hops = 0;
 
+	p->proto = transport >> HF_T_PROTO_SHIFT;
+	p->fragment = !!(transport & HF_T_FRAGMENT);
+	p->broken = !!(transport & HF_T_BROKEN);
 	if (skb->protocol == bpf_htons(0x0800)) {
 		struct hf_ip4 ip;
 
@@ -207,17 +234,7 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 		}
 		hf_v4(&p->src, ip.src);
 		hf_v4(&p->dst, ip.dst);
-		p->proto = ip.proto;
-		if (bpf_ntohs(ip.frag) & 0x1fff) {
-			p->fragment = 1;
-			return;
-		}
-		offset = (ip.version_ihl & 0xf) * 4;
-		if (offset < sizeof(ip) || (offset > sizeof(ip) && hf_is_source_routed(skb, offset))) {
-			p->broken = 1;
-			return;
-		}
-	} else if (skb->protocol == bpf_htons(0x86dd)) {
+	} else {
 		struct hf_ip6 ip;
 
 		p->v6 = 1;
@@ -227,22 +244,17 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 		}
 		p->src = ip.src;
 		p->dst = ip.dst;
-		p->proto = ip.next;
-		offset = sizeof(ip);
-		hf_parse6(skb, p, &offset);
-		if (p->broken || p->fragment)
-			return;
-		if (p->proto == 58) {
-			__u8 type = 0;
-
-			/* RFC 4861 wants hop limit 255 of these, RFC 2710 and 3810 want 1. */
-			if (!hf_load(skb, offset, &type, sizeof(type)))
-				p->upkeep = (type >= 133 && type <= 137 && ip.hops == 255) ||
-					    (((type >= 130 && type <= 132) || type == 143) && ip.hops == 1);
-		}
-	} else {
-		p->broken = 1;
+		hops = ip.hops;
+	}
+	if (p->broken || p->fragment)
 		return;
+	if (p->v6 && p->proto == 58) {
+		__u8 type = 0;
+
+		/* RFC 4861 wants hop limit 255 of these, RFC 2710 and 3810 want 1. */
+		if (!hf_load(skb, offset, &type, sizeof(type)))
+			p->upkeep = (type >= 133 && type <= 137 && hops == 255) ||
+				    (((type >= 130 && type <= 132) || type == 143) && hops == 1);
 	}
 	if (p->proto == HF_TCP || p->proto == HF_UDP) {
 		if (hf_load(skb, offset, &ports, sizeof(ports))) {
@@ -256,7 +268,9 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 
 /* --- deciding ---------------------------------------------------------------------------------------------------- */
 
-HF_INLINE __u32 hf_class_of(__u32 view, __u32 identity, __u32 flags)
+/* The look-ups are global functions that take and return numbers: the verifier walks each once, alone, and knows nothing
+ * of what comes back, so that no way through one is followed on in its callers. */
+__attribute__((noinline)) __u32 hf_class_of(__u32 view, __u32 identity, __u32 flags)
 {
 	struct hf_class_key key = { .view = view, .identity = identity, .flags = flags };
 	__u32 *class = bpf_map_lookup_elem(&classes, &key);
@@ -264,63 +278,99 @@ HF_INLINE __u32 hf_class_of(__u32 view, __u32 identity, __u32 flags)
 	return class ? *class : HF_CLASS_NONE;
 }
 
-HF_INLINE __u32 hf_cidr_class_of(__u32 view, const struct hf_question *q)
+/* `high` and `low` are the address, as it lies in memory. */
+__attribute__((noinline)) __u32 hf_cidr_class_of(__u32 view, __u32 v6, __u64 high, __u64 low)
 {
 	struct hf_cidr_key key = {};
 	__u32 *class;
 
-	key.space_be = bpf_htonl(view << 1 | q->v6);
-	if (q->v6) {
+	key.space_be = bpf_htonl(view << 1 | (v6 & 1));
+	if (v6 & 1) {
 		key.prefixlen = HF_CIDR_BITS;
-		key.addr = q->peer;
+		__builtin_memcpy(&key.addr.w[0], &high, sizeof(high));
+		__builtin_memcpy(&key.addr.w[2], &low, sizeof(low));
 	} else {
+		__u32 last[2];
+
+		__builtin_memcpy(last, &low, sizeof(low));
 		key.prefixlen = 32 + 32;
-		key.addr.w[0] = q->peer.w[3];
+		key.addr.w[0] = last[1];
 	}
 	class = bpf_map_lookup_elem(&cidrs, &key);
 	return class ? *class : HF_CLASS_NONE;
 }
 
-HF_INLINE void hf_join(struct hf_verdict *v, __u32 set, __u32 class, const struct hf_question *q)
+/* A row of the verdicts in one number. */
+#define HF_ROW(flags, deny_rule, would_rule)                                                       \
+	((__u64)(flags) | (__u64)(deny_rule) << 16 | (__u64)(would_rule) << 32)
+/* What it is looked up by, but for set and class. */
+#define HF_HOW(prefixlen, direction, proto, port)                                                  \
+	((__u64)(port) | (__u64)(proto) << 16 | (__u64)(direction) << 24 | (__u64)(prefixlen) << 32)
+
+/* What the set says of a class; rows without a deny rule hold HF_NO_RULE. */
+__attribute__((noinline)) __u64 hf_row(__u32 set, __u32 class, __u64 how)
 {
 	struct hf_verdict_key key = {};
-	struct hf_verdict *cell;
+	struct hf_verdict *row = NULL;
 
-	if (class == HF_CLASS_NONE)
-		return;
+	key.prefixlen = how >> 32;
 	key.set_be = bpf_htonl(set);
 	key.class_be = bpf_htonl(class);
-	key.direction = q->direction;
-	if (q->proto == HF_TCP || q->proto == HF_UDP) {
-		key.proto = q->proto;
-		key.prefixlen = q->fragment ? HF_VERDICT_BITS_PROTO : HF_VERDICT_BITS_PORT;
-		key.port_be = q->fragment ? 0 : bpf_htons(q->port);
-	} else {
-		key.proto = HF_PROTO_OTHER;
-		key.prefixlen = HF_VERDICT_BITS_PORT;
-	}
-	cell = bpf_map_lookup_elem(&verdicts, &key);
-	if (!cell)
-		return;
-	/* Rules are numbered in the order of their policies' names: the least is the one to name. */
-	if (cell->flags & HF_V_DENY) {
-		if (!(v->flags & HF_V_DENY) || cell->deny_rule < v->deny_rule) {
-			v->deny_rule = cell->deny_rule;
-			v->flags = (v->flags & ~HF_V_REJECT) | (cell->flags & HF_V_REJECT);
-		}
-	}
-	if (cell->flags & HF_V_WOULD_DENY) {
-		if (!(v->flags & HF_V_WOULD_DENY) || cell->would_rule < v->would_rule)
-			v->would_rule = cell->would_rule;
-	}
-	v->flags |= cell->flags & ~HF_V_REJECT;
+	key.direction = how >> 24;
+	key.proto = how >> 16;
+	key.port_be = bpf_htons((__u16)how);
+	if (class != HF_CLASS_NONE)
+		row = bpf_map_lookup_elem(&verdicts, &key);
+	if (!row)
+		return HF_ROW(0, HF_NO_RULE, HF_NO_RULE);
+	return HF_ROW(row->flags, row->deny_rule, row->would_rule);
+}
+
+HF_INLINE __u64 hf_how(const struct hf_question *q)
+{
+	if (q->proto != HF_TCP && q->proto != HF_UDP)
+		return HF_HOW(HF_VERDICT_BITS_PORT, q->direction, HF_PROTO_OTHER, 0);
+	if (q->fragment)
+		return HF_HOW(HF_VERDICT_BITS_PROTO, q->direction, q->proto, 0);
+	return HF_HOW(HF_VERDICT_BITS_PORT, q->direction, q->proto, q->port);
+}
+
+/* All ones where a < b, else 0; both of 16 bits. Without a branch, as the verifier would walk everything after it for
+ * both ways; the compiler is kept from putting one back. */
+HF_INLINE __u32 hf_below(__u32 a, __u32 b)
+{
+	__u32 borrow = (a - b) >> 31;
+
+	asm volatile("" : "+r"(borrow));
+	return -borrow;
+}
+
+/* What several classes of the peer say together. Rules are numbered in the order of their policies' names: the least is
+ * the one to name, and HF_NO_RULE is greater than all. */
+struct hf_answer {
+	__u32 flags;
+	__u32 deny_rule;
+	__u32 would_rule;
+};
+HF_INLINE void hf_join(struct hf_answer *v, __u64 row)
+{
+	__u32 flags = row & 0xff, rule = (row >> 16) & 0xffff, first = hf_below(rule, v->deny_rule);
+
+	v->deny_rule ^= (v->deny_rule ^ rule) & first;
+	v->flags ^= (v->flags ^ flags) & HF_V_REJECT & first;
+	rule = (row >> 32) & 0xffff;
+	first = hf_below(rule, v->would_rule);
+	v->would_rule ^= (v->would_rule ^ rule) & first;
+	v->flags |= flags & ~HF_V_REJECT;
 }
 
 static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, const struct hf_question *q,
 					       struct hf_decision *d)
 {
-	struct hf_verdict v = {};
+	struct hf_answer v = { .deny_rule = HF_NO_RULE, .would_rule = HF_NO_RULE };
+	__u64 how, high, low;
 	struct hf_address *known = NULL;
+	__u32 first, second = HF_CLASS_NONE, third = HF_CLASS_NONE;
 	struct hf_control *c;
 	__u32 identity = 0, flags = HF_ENT_WORLD, dir;
 	__u32 isolated, would_isolate;
@@ -352,21 +402,27 @@ static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, con
 		flags = HF_ENT_HOST;
 	}
 	if (q->node_flow) {
-		hf_join(&v, wl->net_set, HF_CLASS_NODE_FLOW, q);
+		first = HF_CLASS_NODE_FLOW;
 		isolated = 0;
 		would_isolate = 0;
 	} else if ((flags & HF_ADDR_SERVICE) && dir == HF_EGRESS && !(wl->flags & HF_WL_HOST_PART)) {
-		hf_join(&v, wl->net_set, hf_class_of(wl->view, identity, flags), q);
+		first = hf_class_of(wl->view, identity, flags);
 		service = HF_D_SERVICE;
 	} else {
 		if (flags & HF_ADDR_SERVICE) {
 			identity = 0;
 			flags = HF_ENT_WORLD;
 		}
-		hf_join(&v, wl->net_set, HF_CLASS_ANY, q);
-		hf_join(&v, wl->net_set, hf_class_of(wl->view, identity, flags), q);
-		hf_join(&v, wl->net_set, hf_cidr_class_of(wl->view, q), q);
+		first = HF_CLASS_ANY;
+		second = hf_class_of(wl->view, identity, flags);
+		__builtin_memcpy(&high, &q->peer.w[0], sizeof(high));
+		__builtin_memcpy(&low, &q->peer.w[2], sizeof(low));
+		third = hf_cidr_class_of(wl->view, q->v6, high, low);
 	}
+	how = hf_how(q);
+	hf_join(&v, hf_row(wl->net_set, first, how));
+	hf_join(&v, hf_row(wl->net_set, second, how));
+	hf_join(&v, hf_row(wl->net_set, third, how));
 
 	if (v.flags & HF_V_DENY) {
 		d->flags = HF_D_DENIED | (v.flags & HF_V_REJECT ? HF_D_REJECT : 0);
