@@ -5,6 +5,7 @@
 //! the process saw, what had an effect, what the kernel counted, and what the agent reports. Each has an allowed twin.
 
 pub mod agent;
+pub mod attempt;
 pub mod cgroup;
 pub mod containers;
 pub mod netlink;
