@@ -18,6 +18,11 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "an x32 call is refused as the call that it is, or there is none", run: x32 },
     Scenario { name: "io_uring is refused where it could make a refused call", run: uring },
     Scenario { name: "a program is not executed where execve is refused", run: execve },
+    Scenario { name: "a module is not looked at where init_module is refused", run: module },
+    Scenario {
+        name: "a restart with wrong magic numbers is refused before they are looked at",
+        run: restart,
+    },
 ];
 
 const RULE: &str = "syscalls.rules[0]";
@@ -157,4 +162,30 @@ fn execve(rig: &mut Rig) -> Result<()> {
         ensure!(made.errno == Some(0) && made.effect, "{made:?}");
     }
     super::free(rig, &mut bench, mkdir)
+}
+
+/// A call that fails everywhere: where a rule refuses it, with EPERM, and else with what the kernel thinks of it.
+fn refused_first(rig: &mut Rig, id: &str, names: &str, call: Call) -> Result<()> {
+    let mut bench = Bench::new()?;
+    rig.enforce(&[(id, rules(&format!("{{rules: [{{names: [{names}], action: Deny}}]}}")))])?;
+    let given = given(rig, id, RULE)?;
+    let (made, counted) = watched(rig, &mut bench, call)?;
+    let other = bench.make(rig, "db", call)?;
+    ensure!(!matches!(other.errno, None | Some(0 | EPERM)), "where no rule concerns it: {other:?}");
+    if given == Given::Refused {
+        ensure!(made.errno == Some(EPERM) && only(&counted, id, RULE, "Deny") == 1, "{made:?}, {counted:?}");
+    } else {
+        ensure!(made.errno == other.errno && counted.is_empty(), "{made:?}, {counted:?}");
+    }
+    Ok(())
+}
+
+fn module(rig: &mut Rig) -> Result<()> {
+    let call = Call { words: &["init_module", "z:64", "64", "s:"], effect: Effect::Answer };
+    refused_first(rig, "shop/module", "'@module'", call)
+}
+
+fn restart(rig: &mut Rig) -> Result<()> {
+    let call = Call { words: &["reboot", "0", "0", "0", "0"], effect: Effect::Answer };
+    refused_first(rig, "shop/restart", "'@reboot'", call)
 }
