@@ -78,7 +78,7 @@ fn the_static_programs_run_in_a_guest_and_an_exit_code_and_large_results_come_ba
         .file("/usr/bin/holdfast-agent", built.agent)
         .unwrap()
         .run(
-            "scenarios | head -n 1
+            "scenarios >/tmp/usage; head -n 1 /tmp/usage
              holdfast-agent --version
              mkdir /results/deep
              head -c 3000000 /dev/urandom >/results/deep/noise
