@@ -54,6 +54,17 @@ impl Drop for Stay {
     }
 }
 
+/// The BPF file system of the test, which goes with everything that is pinned there.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("{} stays mounted: {error}", self.0.display());
+        }
+    }
+}
+
 /// An Ethernet frame with the packet in it, as the kernel's test run wants one.
 fn frame(packet: &Packet, own4: [u8; 4], own6: [u8; 16]) -> Vec<u8> {
     let egress = packet.direction == Direction::Egress;
@@ -245,6 +256,7 @@ fn forget(engine: &mut Engine) -> Result<()> {
 fn the_kernel_decides_as_the_oracle_does() -> Result<()> {
     let top = Top::new()?;
     let (_keep, bpffs) = scratch()?;
+    let _mounted = Mounted(bpffs.clone());
     let places = Places { bpffs, cgroup_root: top.root().to_owned() };
     // Only the maps: nothing is attached, as no packet of this machine is to be judged.
     let maps = loader::maps_only(&places)?;
