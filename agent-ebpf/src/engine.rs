@@ -13,8 +13,8 @@ use holdfast_policy::model::{AddressFacts, Entities, Policy, PolicyId};
 use tracing::warn;
 
 use crate::abi;
-use crate::enforcers::{HookError, Hooks};
 use crate::facts::{Facts, Pod};
+use crate::hooks::{HookError, Hooks};
 use crate::lower::{self, Lowered, Meaning, Numbers};
 use crate::maps::{MapError, Maps, Table};
 use crate::mechanisms::Mechanisms;

@@ -7,7 +7,6 @@
 pub mod abi;
 pub mod cgroups;
 pub mod check;
-pub mod enforcers;
 pub mod engine;
 pub mod explain;
 pub mod facts;

@@ -142,6 +142,21 @@ pub struct Kernel {
     pub btf: Btf,
 }
 
+/// (program, tracepoint) that follow the cgroup tree. With the two lists below: what every node has attached, each under
+/// the program's name.
+const TREE: [(&str, &str); 2] =
+    [("hf_cgroup_mkdir", "cgroup_mkdir"), ("hf_cgroup_release", "cgroup_release")];
+/// (program, tracepoint) that follow processes into their workloads.
+const PROCESSES: [(&str, &str); 4] = [
+    ("hf_process_fork", "sched_process_fork"),
+    ("hf_process_exec", "sched_process_exec"),
+    ("hf_process_exit", "sched_process_exit"),
+    ("hf_cgroup_attach_task", "cgroup_attach_task"),
+];
+/// Programs at the root of the cgroup tree.
+const PACKETS: [&str; 7] =
+    ["hf_sockops", "hf_egress", "hf_ingress", "hf_connect4", "hf_connect6", "hf_sendmsg4", "hf_sendmsg6"];
+
 /// Loads, attaches and pins the programs that every node has.
 ///
 /// # Errors
@@ -157,24 +172,15 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
 
     // The tree first: from here on a new cgroup is known before anything runs in it.
     let mut object = load_object("cgroup", objects::CGROUP, places, &btf)?;
-    for (program, tracepoint) in
-        [("hf_cgroup_mkdir", "cgroup_mkdir"), ("hf_cgroup_release", "cgroup_release")]
-    {
+    for (program, tracepoint) in TREE {
         attach_tracepoint(&mut object, "cgroup", program, tracepoint, places, &btf)?;
     }
     let mut object = load_object("process", objects::PROCESS, places, &btf)?;
-    for (program, tracepoint) in [
-        ("hf_process_fork", "sched_process_fork"),
-        ("hf_process_exec", "sched_process_exec"),
-        ("hf_process_exit", "sched_process_exit"),
-        ("hf_cgroup_attach_task", "cgroup_attach_task"),
-    ] {
+    for (program, tracepoint) in PROCESSES {
         attach_tracepoint(&mut object, "process", program, tracepoint, places, &btf)?;
     }
     let mut object = load_object("net", objects::NET, places, &btf)?;
-    for program in
-        ["hf_sockops", "hf_egress", "hf_ingress", "hf_connect4", "hf_connect6", "hf_sendmsg4", "hf_sendmsg6"]
-    {
+    for program in PACKETS {
         attach_cgroup(&mut object, program, &cgroup, places)?;
     }
     // Makes the maps; its programs are loaded one by one when they are needed.
@@ -333,28 +339,12 @@ pub fn pin_link(link: FdLink, name: &str, places: &Places) -> Result<(), LoadErr
     fs::rename(&new, &path).map_err(io(&path))
 }
 
-/// The programs that every node has, by the names of their pinned links.
-const ATTACHED: [&str; 13] = [
-    "hf_cgroup_mkdir",
-    "hf_cgroup_release",
-    "hf_process_fork",
-    "hf_process_exec",
-    "hf_process_exit",
-    "hf_cgroup_attach_task",
-    "hf_sockops",
-    "hf_egress",
-    "hf_ingress",
-    "hf_connect4",
-    "hf_connect6",
-    "hf_sendmsg4",
-    "hf_sendmsg6",
-];
-
 /// Names of links whose pins are not there any more.
 #[must_use]
 pub fn missing_links(places: &Places) -> Vec<&'static str> {
     let links = places.links();
-    ATTACHED.iter().copied().filter(|name| !links.join(name).exists()).collect()
+    let tracepoints = TREE.iter().chain(&PROCESSES).map(|(program, _)| *program);
+    tracepoints.chain(PACKETS).filter(|name| !links.join(name).exists()).collect()
 }
 
 /// Removes all pins of every layout version: everything is detached and forgotten. Returns how many there were.

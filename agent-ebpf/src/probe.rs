@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::enforcers::{HookError, Hooks};
+use crate::hooks::{HookError, Hooks};
 use crate::loader::Places;
 use crate::mechanisms::State;
 

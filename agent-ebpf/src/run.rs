@@ -17,9 +17,9 @@ use tracing::{error, info, warn};
 
 use crate::abi;
 use crate::cgroups::{self, Tree};
-use crate::enforcers::Hooks;
 use crate::engine::{Applied, Engine};
 use crate::facts::Facts;
+use crate::hooks::Hooks;
 use crate::loader::{self, Kernel, Places};
 use crate::mechanisms::{Mechanisms, State};
 use crate::metrics::Metrics;

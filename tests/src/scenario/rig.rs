@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_agent::{
     cgroups::Tree,
-    enforcers::Hooks,
     engine::{Applied, Engine, counts::Subject, report::RuleReport},
     facts::Facts,
+    hooks::Hooks,
     loader::{self, Places},
 };
 use holdfast_crds::{convert, document};
