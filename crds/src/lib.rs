@@ -31,6 +31,7 @@ pub use address_slice::AddressSlice;
 pub use cluster_workload_policy::ClusterWorkloadPolicy;
 pub use external_workload::ExternalWorkload;
 pub use node_agent::NodeAgent;
+pub use schema::crds as all;
 pub use workload_node::WorkloadNode;
 pub use workload_policy::WorkloadPolicy;
 

@@ -25,7 +25,15 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     .collect()
 }
 
-fn finished(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
+/// The annotation that says which version of Holdfast a CRD is from, such as `0.1.0`; semantic versions compare.
+pub const VERSION_ANNOTATION: &str = "holdfast.dev/version";
+
+/// The version that [`VERSION_ANNOTATION`] has in this build: the crate's own.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+fn finished(mut crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let annotations = crd.metadata.annotations.get_or_insert_default();
+    annotations.insert(VERSION_ANNOTATION.to_owned(), RELEASE.to_owned());
     let mut value = serde_json::to_value(crd)?;
     if let Some(versions) = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for version in versions {

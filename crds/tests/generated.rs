@@ -1,20 +1,60 @@
-//! The committed CRDs are what the types say.
+//! The committed files are what the types say, and crdgen notices where they are not.
 
 use std::path::Path;
+use std::process::{Command, Output};
+
+fn crdgen(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crdgen")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
 
 #[test]
-fn the_files_in_crds_yaml_are_the_generated_ones_and_no_others() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
-    let mut generated = holdfast_crds::schema::files().unwrap();
-    generated.sort();
-    let mut present: Vec<String> = std::fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    present.sort();
-    assert_eq!(present, generated.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
-    for (name, text) in generated {
-        let differs = std::fs::read_to_string(directory.join(&name)).unwrap() != text;
-        assert!(!differs, "{name} is not what the types say; run `cargo run -p holdfast-crds --bin crdgen`");
+fn the_committed_files_are_the_generated_ones_and_no_others() {
+    let output = crdgen(&["--check"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn a_file_that_differs_is_missing_or_too_many_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    assert!(crdgen(&["--root", path]).status.success());
+    assert!(crdgen(&["--root", path, "--check"]).status.success());
+
+    let chart = root.path().join("charts/holdfast/crds");
+    let policies = chart.join("holdfast.dev_workloadpolicies.yaml");
+    let text = std::fs::read_to_string(&policies).unwrap();
+    std::fs::write(&policies, format!("{text}# a change by hand\n")).unwrap();
+    std::fs::remove_file(root.path().join("crds/yaml/holdfast.dev_nodeagents.yaml")).unwrap();
+    std::fs::write(chart.join("other.yaml"), "").unwrap();
+    let output = crdgen(&["--root", path, "--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    for name in ["crds/holdfast.dev_workloadpolicies.yaml", "yaml/holdfast.dev_nodeagents.yaml", "other.yaml"]
+    {
+        assert!(said.contains(name), "{said}");
+    }
+}
+
+#[test]
+fn every_crd_carries_the_version_that_it_is_from() {
+    let crds = holdfast_crds::all().unwrap();
+    assert_eq!(crds.len(), 6);
+    for crd in crds {
+        let annotations = crd.metadata.annotations.unwrap();
+        assert_eq!(annotations["holdfast.dev/version"], env!("CARGO_PKG_VERSION"));
+    }
+}
+
+#[test]
+fn the_chart_holds_the_crds_byte_for_byte() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (name, text) in holdfast_crds::schema::files().unwrap() {
+        let copy = std::fs::read_to_string(root.join("charts/holdfast/crds").join(&name)).unwrap();
+        assert_eq!(copy, text, "{name}");
     }
 }

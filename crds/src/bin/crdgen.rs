@@ -1,25 +1,29 @@
-//! Writes the CRDs to `crds/yaml/`, one file a kind. With `--check` it writes nothing and fails where a file differs.
+//! Writes what is made from the types: the CRDs, to `crds/yaml/` and to the chart, one file a kind. With `--check` it
+//! writes nothing and fails where a file differs, is missing, or stands there without a kind.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use holdfast_crds::schema::files;
 
+/// Where the CRDs stand, from the repository's root: for people and tests, and for Helm.
+const DIRECTORIES: [&str; 2] = ["crds/yaml", "charts/holdfast/crds"];
+
 fn main() -> ExitCode {
     let mut check = false;
-    let mut directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
+    let mut root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--check" => check = true,
-            "--directory" => match arguments.next() {
-                Some(path) => directory = PathBuf::from(path),
+            "--root" => match arguments.next() {
+                Some(path) => root = PathBuf::from(path),
                 None => return usage(),
             },
             _ => return usage(),
         }
     }
-    match generate(&directory, check) {
+    match generate(&root, check) {
         Ok(differing) if differing.is_empty() => ExitCode::SUCCESS,
         Ok(differing) => {
             for path in differing {
@@ -35,22 +39,31 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: crdgen [--check] [--directory PATH]");
+    eprintln!("usage: crdgen [--check] [--root PATH]");
     ExitCode::from(2)
 }
 
 /// The files that differ; none when they are written.
-fn generate(directory: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+fn generate(root: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+    let files = files()?;
     let mut differing = Vec::new();
-    for (name, text) in files()? {
-        let path = directory.join(name);
-        if check {
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+    for directory in DIRECTORIES.map(|directory| root.join(directory)) {
+        for (name, text) in &files {
+            let path = directory.join(name);
+            if !check {
+                std::fs::create_dir_all(&directory)?;
+                std::fs::write(&path, text)?;
+            } else if std::fs::read_to_string(&path).ok().as_ref() != Some(text) {
                 differing.push(path);
             }
-        } else {
-            std::fs::create_dir_all(directory)?;
-            std::fs::write(&path, text)?;
+        }
+        if directory.is_dir() {
+            for entry in std::fs::read_dir(&directory)? {
+                let path = entry?.path();
+                if !files.iter().any(|(name, _)| path.ends_with(name)) {
+                    differing.push(path);
+                }
+            }
         }
     }
     Ok(differing)
