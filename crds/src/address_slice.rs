@@ -22,7 +22,32 @@ use crate::network::{Entity, Protocol};
     derive = "PartialEq",
     no_spec,
     doc = "A part of what the cluster knows about addresses: which identity holds which address, the labels of those identities, and the backends of services.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        description = "The first address of the slice",
+        json_path = ".addresses[0].address"
+    ),
+    printcolumn(
+        name = "Service",
+        type_ = "string",
+        description = "The first Service of the slice",
+        json_path = ".services[0].name"
+    ),
+    printcolumn(
+        name = "Namespace",
+        type_ = "string",
+        description = "The first namespace of the slice",
+        json_path = ".namespaces[0].name"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Node",
+        type_ = "string",
+        description = "The node of the first address",
+        json_path = ".addresses[0].node",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AddressSliceSpec {

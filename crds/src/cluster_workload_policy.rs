@@ -25,19 +25,65 @@ use crate::workload_policy::Mode;
     doc = "Rules for the workloads that a label selector picks in the namespaces that a namespace selector picks. Leaves kube-system and Holdfast's own namespace alone unless the namespace selector names them by kubernetes.io/metadata.name.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(
-        name = "Accepted",
+        name = "Status",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+        description = "How far the policy got: the reason of the condition Programmed",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].reason"
     ),
     printcolumn(
-        name = "Programmed",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+        name = "Nodes",
+        type_ = "integer",
+        description = "Nodes that run a selected workload",
+        json_path = ".status.nodes.selected"
     ),
-    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.selected"),
-    printcolumn(name = "Done", type_ = "integer", json_path = ".status.nodes.programmed"),
-    printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Done",
+        type_ = "integer",
+        description = "Of those, the ones that have the policy in the kernel",
+        json_path = ".status.nodes.programmed"
+    ),
+    printcolumn(
+        name = "Degraded",
+        type_ = "string",
+        description = "Whether some node gives a rule less than it asks for",
+        json_path = ".status.conditions[?(@.type==\"Degraded\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Workloads",
+        type_ = "integer",
+        description = "Workloads that the policy selects",
+        json_path = ".status.workloads",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Weakest",
+        type_ = "string",
+        description = "The rule that is given least",
+        json_path = ".status.weakest[0].rule",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Given",
+        type_ = "string",
+        description = "What that rule really does",
+        json_path = ".status.weakest[0].given",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Why",
+        type_ = "string",
+        description = "Why it is not what was asked",
+        json_path = ".status.weakest[0].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        description = "What the condition Programmed says",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].message",
+        priority = 1
+    )
 )]
 #[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::policy())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -21,13 +21,31 @@ use crate::rules;
     derive = "PartialEq",
     doc = "A virtual machine or host outside the cluster, or a part of one: its addresses, labels and ports as a peer of policies, and its cgroups for the agent that runs there.",
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
-    printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses"),
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        description = "The first address",
+        json_path = ".spec.addresses[0]"
+    ),
     printcolumn(
         name = "Accepted",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses", priority = 1),
+    printcolumn(name = "Cgroups", type_ = "string", json_path = ".spec.cgroups", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].message",
+        priority = 1
+    )
 )]
 #[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::external_workload())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

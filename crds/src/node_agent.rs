@@ -32,7 +32,16 @@ use crate::rules;
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Available\")].status"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Tag", type_ = "string", json_path = ".spec.imageTag", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".spec.imageDigest", priority = 1),
+    printcolumn(name = "Selector", type_ = "string", json_path = ".spec.nodeSelector", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Available\")].message",
+        priority = 1
+    )
 )]
 #[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::node_agent())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{names, rules};
 
+pub mod values;
+
 /// The CRDs of all six kinds, as they are installed.
 ///
 /// # Errors
@@ -39,6 +41,7 @@ fn finished(mut crd: CustomResourceDefinition) -> Result<CustomResourceDefinitio
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 finish(schema);
+                values::describe(schema);
             }
         }
     }

@@ -19,9 +19,43 @@ use serde::{Deserialize, Serialize};
     doc = "What an agent reports of its node: the kernel, its mechanisms, and what each policy was given there.",
     printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
     printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel.release"),
-    printcolumn(name = "Arch", type_ = "string", json_path = ".status.kernel.architecture"),
-    printcolumn(name = "Observed", type_ = "date", json_path = ".status.observedAt"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Arch", type_ = "string", json_path = ".status.kernel.architecture", priority = 1),
+    printcolumn(
+        name = "LSM",
+        type_ = "string",
+        description = "Whether BPF LSM programs refuse here",
+        json_path = ".status.mechanisms[?(@.name==\"lsm\")].state",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Fmod-Ret",
+        type_ = "string",
+        description = "Whether fmod_ret programs refuse here",
+        json_path = ".status.mechanisms[?(@.name==\"fmod_ret\")].state",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Failed",
+        type_ = "string",
+        description = "A policy that the kernel refused",
+        json_path = ".status.policies[?(@.state==\"Failed\")].name",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reported",
+        type_ = "date",
+        description = "When the agent last looked at what it reports",
+        json_path = ".status.observedAt",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Error",
+        type_ = "string",
+        description = "The agent's most recent error",
+        json_path = ".status.lastError",
+        priority = 1
+    )
 )]
 pub struct WorkloadNodeSpec {}
 
