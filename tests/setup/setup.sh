@@ -12,6 +12,7 @@ fail() {
     exit 1
 }
 . tests/setup/debian.sh
+. tests/setup/helm.sh
 
 # Debian packages: the compiler of the kernel programs, QEMU and what goes into its guests, the container runtimes.
 PACKAGES=(
@@ -118,5 +119,7 @@ fetch_kernel 6.1 bookworm
 fetch_kernel 6.12 trixie
 fetch_etcd
 build_kubernetes
+build_helm
+fetch_monitoring_crds
 rm -rf "$TOOLS/apt"
 step "done"
