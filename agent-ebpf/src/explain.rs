@@ -8,14 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use holdfast_policy::model;
-use holdfast_policy::syscalls::Abi;
-
-use answer::{Answer, CallAsked};
-use scene::Scene;
-
-mod answer;
-mod scene;
+use holdfast_crds::explain::{QuestionArgs, Scene};
 
 /// What `explain` is told.
 #[derive(Debug, clap::Args)]
@@ -24,30 +17,8 @@ pub struct Args {
     /// input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Who opens the connection or makes the call
-    #[arg(long, value_name = "NS/NAME|ADDRESS")]
-    from: String,
-    /// Who is reached; a Service too. NS/KIND/NAME where several kinds have the name
-    #[arg(long, value_name = "NS/NAME|ADDRESS", requires = "port", required_unless_present = "syscall")]
-    to: Option<String>,
-    /// The port that is reached
-    #[arg(long, requires = "to", value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
-    /// The protocol
-    #[arg(long, value_enum, ignore_case = true, default_value_t = Protocol::Tcp)]
-    protocol: Protocol,
-    /// A system call by name
-    #[arg(long, value_name = "NAME")]
-    syscall: Option<String>,
-    /// An argument of the system call by its index from 0, in decimal or with 0x; those not given are 0
-    #[arg(long = "arg", value_name = "INDEX=VALUE", requires = "syscall", value_parser = parse_argument)]
-    arguments: Vec<Argument>,
-    /// The container that makes the call; each of the pod's when absent
-    #[arg(long, requires = "syscall")]
-    container: Option<String>,
-    /// The way into the kernel; that of this machine's 64-bit programs when absent
-    #[arg(long, value_enum, requires = "syscall")]
-    abi: Option<AbiName>,
+    #[command(flatten)]
+    question: QuestionArgs,
     /// The namespace that Holdfast runs in, which cluster policies leave alone
     #[arg(long, env = "HOLDFAST_NAMESPACE", default_value = "holdfast-system")]
     namespace: String,
@@ -56,45 +27,10 @@ pub struct Args {
     output: Format,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "UPPER")]
-enum Protocol {
-    Tcp,
-    Udp,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum AbiName {
-    #[value(name = "x86_64")]
-    X86_64,
-    #[value(name = "i386")]
-    I386,
-    #[value(name = "aarch64")]
-    Aarch64,
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
 enum Format {
     Text,
     Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Argument {
-    index: usize,
-    value: u64,
-}
-
-fn parse_argument(text: &str) -> Result<Argument, String> {
-    let (index, value) = text.split_once('=').ok_or("expected INDEX=VALUE")?;
-    let index = index.parse().ok().filter(|index| *index < 6).ok_or("the index is from 0 to 5")?;
-    let (negative, digits) = value.strip_prefix('-').map_or((false, value), |digits| (true, digits));
-    let number = match digits.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => digits.parse(),
-    };
-    let number = number.map_err(|error| format!("{value:?}: {error}"))?;
-    Ok(Argument { index, value: if negative { number.wrapping_neg() } else { number } })
 }
 
 /// Answers the question on the standard output.
@@ -119,37 +55,7 @@ fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
         errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n")
     })?;
     let line = |problem: String| format!("error: {problem}\n");
-    let mut answer = Answer::default();
-    let from = answer::find(&scene, &args.from).map_err(line)?;
-    if let (Some(to), Some(port)) = (&args.to, args.port) {
-        let to = answer::find(&scene, to).map_err(line)?;
-        let protocol = match args.protocol {
-            Protocol::Tcp => model::Protocol::Tcp,
-            Protocol::Udp => model::Protocol::Udp,
-        };
-        answer.ask_flow(&scene, from, to, protocol, port).map_err(line)?;
-    }
-    if let Some(name) = &args.syscall {
-        let mut values = [0; 6];
-        for argument in &args.arguments {
-            if let Some(value) = values.get_mut(argument.index) {
-                *value = argument.value;
-            }
-        }
-        let asked = CallAsked {
-            name: name.clone(),
-            args: values,
-            abi: match args.abi {
-                Some(AbiName::I386) => Abi::I386,
-                Some(AbiName::Aarch64) => Abi::Aarch64,
-                None if cfg!(target_arch = "aarch64") => Abi::Aarch64,
-                Some(AbiName::X86_64) | None => Abi::X86_64,
-            },
-            container: args.container.clone(),
-        };
-        answer.ask_call(&scene, from, &asked).map_err(line)?;
-    }
-    answer.conclude();
+    let answer = scene.answer(&args.question.question(), None).map_err(|error| line(error.to_string()))?;
     let text = match args.output {
         Format::Text => answer.text(),
         Format::Json => {
@@ -160,4 +66,55 @@ fn explain(args: &Args, stdin: impl Read) -> Result<(String, bool), String> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const SHOP: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec: {containers: [{name: main, image: api}]}
+---
+apiVersion: holdfast.dev/v1alpha1
+kind: WorkloadPolicy
+metadata: {name: api, namespace: shop}
+spec: {selector: {}, syscalls: {rules: [{names: [mount], action: Deny}]}}
+";
+
+    fn ask(line: &str) -> Result<(String, bool), String> {
+        let words = ["explain"].into_iter().chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        explain(&cli.args, SHOP.as_bytes())
+    }
+
+    #[test]
+    fn the_answer_says_whether_all_is_allowed() {
+        let (text, allowed) = ask("- --from shop/api --syscall mount").unwrap();
+        assert!(!allowed && text.contains("Deny by shop/api syscalls.rules[0]"), "{text}");
+        let (text, allowed) = ask("- --from shop/api --syscall read -o json").unwrap();
+        assert!(allowed && text.contains("\"allowed\": true"), "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_question_or_the_files_is_one_line() {
+        for (line, expected) in [
+            (
+                "- --from shop/nobody --syscall mount",
+                "error: there is no workload and no Service shop/nobody\n",
+            ),
+            ("- --from api --syscall mount", "error: \"api\" is neither NAMESPACE/NAME nor an address\n"),
+        ] {
+            assert_eq!(ask(line).unwrap_err(), expected);
+        }
+        let problem = ask("/nowhere --from shop/api --syscall read").unwrap_err();
+        assert!(problem.starts_with("/nowhere: cannot be read: "), "{problem}");
+    }
+}

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use holdfast_policy::model::{NamedPorts, Owner, Policy, World};
+pub use holdfast_crds::pod::{Container, Pod};
+use holdfast_policy::model::{NamedPorts, Policy, World};
 use holdfast_policy::selector::Labels;
 
 /// One consistent view. Parts are shared, so that a new view costs what changed.
@@ -22,42 +23,6 @@ pub struct Facts {
     pub errors: Arc<Vec<SourceError>>,
     /// Everything known at start has been read once.
     pub complete: bool,
-}
-
-/// A pod of this node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pod {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID, as the API has it.
-    pub uid: String,
-    /// What the kubelet names the cgroup of a static pod after (annotation `kubernetes.io/config.hash`).
-    pub config_hash: Option<String>,
-    /// Its labels.
-    pub labels: Labels,
-    /// Its service account.
-    pub service_account: Option<String>,
-    /// Its top owner.
-    pub owner: Option<Owner>,
-    /// Named ports of all of its containers.
-    pub named_ports: NamedPorts,
-    /// It uses the node's own network namespace.
-    pub host_network: bool,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its containers, init and ephemeral ones included.
-    pub containers: Vec<Container>,
-}
-
-/// A container of a pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Container {
-    /// Its name in the pod.
-    pub name: String,
-    /// The runtime's id of it without the runtime's name; `None` until it was created.
-    pub id: Option<String>,
 }
 
 /// An external workload on this machine.

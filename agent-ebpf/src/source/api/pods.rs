@@ -1,20 +1,13 @@
 //! What is kept of a pod of this node.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_policy::model::{NamedPorts, Owner, Protocol};
+use holdfast_crds::pod::{CONFIG_HASH, Pod, read};
 use k8s_openapi::api::core::v1::{self as core, Pod as Object};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, Serializer};
 
 use super::store::Record;
-use crate::facts::{Container, Pod};
-
-/// What the kubelet names the cgroup of a static pod after.
-const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// What a Deployment adds to the names of its `ReplicaSets`, and to the labels of their pods.
-const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// A pod and what it states.
 pub(crate) struct PodRecord {
@@ -39,7 +32,7 @@ impl Record for PodRecord {
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return Ok(None);
         }
-        let pod = pod(&object);
+        let pod = read(&object);
         Ok(Some(Self { object: trim(object), pod }))
     }
 
@@ -48,117 +41,7 @@ impl Record for PodRecord {
     }
 }
 
-/// The pod as facts.
-pub(crate) fn pod(object: &Object) -> Pod {
-    let metadata = &object.metadata;
-    let spec = object.spec.as_ref();
-    let labels = metadata.labels.clone().unwrap_or_default();
-    let annotation = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
-    let addresses = object.status.iter().flat_map(|status| {
-        let all = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
-        all.chain(status.pod_ip.as_deref())
-    });
-    let mut addresses: Vec<std::net::IpAddr> = addresses
-        .filter_map(|address| address.parse::<std::net::IpAddr>().ok())
-        .map(|address| address.to_canonical())
-        .collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    Pod {
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-        uid: metadata.uid.clone().unwrap_or_default(),
-        config_hash: annotation.cloned(),
-        service_account: spec.map(service_account),
-        owner: owner(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
-        named_ports: spec.map(named_ports).unwrap_or_default(),
-        host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
-        addresses,
-        containers: containers(object),
-        labels,
-    }
-}
-
-/// The service account that a pod of this spec runs as.
-pub(crate) fn service_account(spec: &core::PodSpec) -> String {
-    let named = spec.service_account_name.as_ref().filter(|name| !name.is_empty());
-    named.cloned().unwrap_or_else(|| "default".to_owned())
-}
-
-/// The named ports of a pod; the first container that has a name wins, as it does for probes and Services.
-pub(crate) fn named_ports(spec: &core::PodSpec) -> NamedPorts {
-    let mut named = NamedPorts::new();
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    for port in containers.flat_map(|container| container.ports.iter().flatten()) {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => continue,
-        };
-        if let (Some(name), Ok(number @ 1..)) = (&port.name, u16::try_from(port.container_port)) {
-            named.entry((name.clone(), protocol)).or_insert(number);
-        }
-    }
-    named
-}
-
-fn containers(object: &Object) -> Vec<Container> {
-    let spec = object.spec.as_ref();
-    let status = object.status.as_ref();
-    let statuses = status.into_iter().flat_map(|status| {
-        let init = status.init_container_statuses.iter().flatten();
-        let main = status.container_statuses.iter().flatten();
-        init.chain(main).chain(status.ephemeral_container_statuses.iter().flatten())
-    });
-    let ids: BTreeMap<&str, &str> =
-        statuses.filter_map(|status| Some((status.name.as_str(), status.container_id.as_deref()?))).collect();
-    let names = spec.into_iter().flat_map(|spec| {
-        let init = spec.init_containers.iter().flatten().map(|container| &container.name);
-        let main = spec.containers.iter().map(|container| &container.name);
-        init.chain(main).chain(spec.ephemeral_containers.iter().flatten().map(|container| &container.name))
-    });
-    names
-        .map(|name| Container {
-            name: name.clone(),
-            // `containerd://<id>`; empty while there is none.
-            id: ids
-                .get(name.as_str())
-                .map(|id| id.split_once("://").map_or(*id, |(_, id)| id))
-                .filter(|id| !id.is_empty())
-                .map(str::to_owned),
-        })
-        .collect()
-}
-
-/// The top owner. A pod names its own controller only; what is above it is told by how controllers name what they make:
-/// a Deployment's `ReplicaSet` has the pods' template hash at the end of its name, a `CronJob`'s Job its time in minutes.
-fn owner(references: &[OwnerReference], labels: &BTreeMap<String, String>) -> Option<Owner> {
-    let controller = references.iter().find(|reference| reference.controller == Some(true))?;
-    let of = |kind: &str, name: &str| Some(Owner { kind: kind.to_owned(), name: name.to_owned() });
-    match controller.kind.as_str() {
-        "ReplicaSet" => {
-            let hash = labels.get(TEMPLATE_HASH);
-            let base = hash.and_then(|hash| controller.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
-            match base {
-                Some(base) if !base.is_empty() => of("Deployment", base),
-                _ => of("ReplicaSet", &controller.name),
-            }
-        }
-        "Job" => match controller.name.rsplit_once('-') {
-            Some((base, minutes))
-                if !base.is_empty()
-                    && minutes.len() >= 8
-                    && minutes.bytes().all(|byte| byte.is_ascii_digit()) =>
-            {
-                of("CronJob", base)
-            }
-            _ => of("Job", &controller.name),
-        },
-        kind => of(kind, &controller.name),
-    }
-}
-
-/// The parts of a pod that [`pod`] looks at.
+/// The parts of a pod that [`read`] looks at.
 fn trim(object: Object) -> Object {
     let Object { mut metadata, spec, status } = object;
     metadata.managed_fields = None;
@@ -250,33 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_read_with_all_its_containers_and_ports() {
-        let pod = pod(&example());
-        assert_eq!(pod.owner, Some(Owner { kind: "Deployment".into(), name: "web".into() }));
-        assert_eq!(pod.config_hash.as_deref(), Some("abc"));
-        assert_eq!(pod.service_account.as_deref(), Some("web"));
-        let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
-        let containers: Vec<_> = pod
-            .containers
-            .iter()
-            .map(|container| (container.name.as_str(), container.id.as_deref()))
-            .collect();
-        assert_eq!(
-            containers,
-            [("init", Some("c0")), ("main", Some("c1")), ("new", None), ("debug", Some("c2"))]
-        );
-        let expected = [(("dns".to_owned(), Protocol::Udp), 53), (("http".to_owned(), Protocol::Tcp), 8080)];
-        assert_eq!(pod.named_ports, NamedPorts::from(expected));
-    }
-
-    #[test]
     fn what_is_kept_of_a_pod_says_the_same_as_the_pod() {
         let record = PodRecord::new(example()).unwrap().unwrap();
         let saved = serde_json::to_string(&record).unwrap();
         assert!(!saved.contains("other") && !saved.contains("image\":\"i"), "{saved}");
         let again = PodRecord::new(serde_json::from_str(&saved).unwrap()).unwrap().unwrap();
-        assert_eq!(again.pod, pod(&example()));
+        assert_eq!(again.pod, read(&example()));
     }
 
     #[test]
@@ -284,34 +146,5 @@ mod tests {
         let mut object = example();
         object.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
         assert!(PodRecord::new(object).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_top_owner_is_found_by_the_names_of_what_it_makes() {
-        let hash = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "5d8f".to_owned())]);
-        let owner_of = |kind: &str, name: &str, controller: bool, labels: &BTreeMap<String, String>| {
-            let reference = OwnerReference {
-                kind: kind.to_owned(),
-                name: name.to_owned(),
-                controller: Some(controller),
-                ..OwnerReference::default()
-            };
-            owner(&[reference], labels).map(|owner| owner.to_string())
-        };
-        let none = BTreeMap::new();
-        for (kind, name, labels, expected) in [
-            ("ReplicaSet", "web-5d8f", &hash, "Deployment/web"),
-            ("ReplicaSet", "a-b-5d8f", &hash, "Deployment/a-b"),
-            ("ReplicaSet", "alone", &hash, "ReplicaSet/alone"),
-            ("ReplicaSet", "web-5d8f", &none, "ReplicaSet/web-5d8f"),
-            ("Job", "backup-29384756", &none, "CronJob/backup"),
-            ("Job", "migrate-2024", &none, "Job/migrate-2024"),
-            ("StatefulSet", "db", &none, "StatefulSet/db"),
-            ("DaemonSet", "agent", &none, "DaemonSet/agent"),
-            ("Node", "n1", &none, "Node/n1"),
-        ] {
-            assert_eq!(owner_of(kind, name, true, labels).as_deref(), Some(expected), "{kind} {name}");
-        }
-        assert_eq!(owner_of("ReplicaSet", "web-5d8f", false, &hash), None);
     }
 }

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use clap::Parser;
 use serde_json::Value;
 
@@ -5,8 +7,23 @@ use super::*;
 
 #[derive(Parser)]
 struct Cli {
+    files: Vec<PathBuf>,
     #[command(flatten)]
-    args: Args,
+    question: QuestionArgs,
+    #[arg(short)]
+    output: Option<String>,
+}
+
+fn explain(cli: &Cli, stdin: &[u8]) -> Result<(String, bool), String> {
+    let scene = Scene::read(&cli.files, stdin, "holdfast-system").map_err(|errors| {
+        errors.iter().fold(String::new(), |text, error| text + &error.to_string() + "\n")
+    })?;
+    let answer = scene.answer(&cli.question.question(), None).map_err(|error| error.to_string())?;
+    let text = match cli.output {
+        None => answer.text(),
+        Some(_) => serde_json::to_string_pretty(&answer).unwrap(),
+    };
+    Ok((text, answer.allowed))
 }
 
 /// The files of a small shop, as kubectl prints them.
@@ -105,7 +122,7 @@ fn ask(further: &str, line: &str) -> Result<(String, bool), String> {
     std::fs::write(&path, if further.is_empty() { "# nothing\n" } else { further }).unwrap();
     let words = ["explain", "-", path.to_str().unwrap()].into_iter().chain(line.split_whitespace());
     let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-    explain(&cli.args, SHOP.as_bytes())
+    explain(&cli, SHOP.as_bytes())
 }
 
 fn said(line: &str) -> String {
@@ -122,7 +139,7 @@ fn an_allowed_flow_is_told_with_the_rule_at_each_end() {
            egress of shop/web (Deployment), TCP 8080: allowed, as no policy isolates it\n    \
              audit: cluster/watch network.egress would refuse it\n  \
            ingress of shop/api-1 (Pod), TCP 8080: allowed, by shop/api network.ingress.allow[0]\n\
-         note: shop/web (Deployment) has no address in the files: only an ipBlock of 0.0.0.0/0 is taken to match it\n"
+         note: shop/web (Deployment) has no known address: only an ipBlock of 0.0.0.0/0 is taken to match it\n"
     );
 }
 
@@ -160,7 +177,7 @@ fn a_service_is_asked_for_by_name_or_address_and_followed_to_its_pods() {
         assert!(!text.contains("api-old"), "a finished pod is behind no Service: {text}");
     }
     let problem = ask("", "--from shop/deployment/web --to shop/api --port 81").unwrap_err();
-    assert_eq!(problem, "error: shop/api (Service) has no TCP port 81\n");
+    assert_eq!(problem, "shop/api (Service) has no TCP port 81");
 }
 
 #[test]
@@ -296,5 +313,195 @@ fn files_that_are_no_good_are_told_with_document_and_field() {
         assert!(problem.contains("more.yaml") && problem.contains(expected), "{further}: {problem}");
     }
     let cli = Cli::try_parse_from(["explain", "/nowhere", "--from", "a/b", "--syscall", "read"]).unwrap();
-    assert!(explain(&cli.args, io::empty()).unwrap_err().starts_with("/nowhere: cannot be read: "));
+    assert!(explain(&cli, &[]).unwrap_err().starts_with("/nowhere: cannot be read: "));
+}
+
+/// What two nodes report of the shop's policies, and the pods that run there.
+const NODES: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: api-2, namespace: shop, labels: {app: api}}
+spec: {nodeName: n1, containers: [{name: main, image: api, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.6}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api-3, namespace: shop, labels: {app: api}}
+spec: {nodeName: n2, containers: [{name: main, image: api, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.7}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api-4, namespace: shop, labels: {app: api}}
+spec: {nodeName: n3, containers: [{name: main, image: api, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.8}
+---
+apiVersion: holdfast.dev/v1alpha1
+kind: WorkloadNode
+metadata: {name: n1}
+status:
+  mechanisms: [{name: fmod_ret, state: Available}, {name: lsm, state: Unavailable, reason: never called}]
+  policies:
+  - {namespace: shop, name: api, uid: '', generation: 3, state: Programmed, workloads: 1}
+  - {namespace: shop, name: api-calls, uid: '', generation: 3, state: Programmed, workloads: 1}
+---
+apiVersion: holdfast.dev/v1alpha1
+kind: WorkloadNode
+metadata: {name: n2}
+status:
+  policies:
+  - {namespace: shop, name: api, uid: '', generation: 3, state: Failed, inForce: 2, message: map full, workloads: 1}
+  - namespace: shop
+    name: api-calls
+    uid: ''
+    generation: 3
+    state: Programmed
+    workloads: 1
+    rules:
+    - {rule: 'syscalls.rules[0]', asked: Deny, given: KillAfterEffect, mechanism: sys_enter, reason: NoLsmAndNoFmodRet}
+";
+
+fn on_nodes(line: &str) -> String {
+    ask(NODES, line).unwrap().0
+}
+
+#[test]
+fn a_rule_is_told_with_the_nodes_and_mechanisms_that_enforce_it() {
+    let web = "--from shop/deployment/web --port 8080 --to";
+    let rule = "allowed, by shop/api network.ingress.allow[0]\n    ";
+    let disclaimer = "note: that is what the policies ask; it is not in force like this on every node";
+    let text = on_nodes(&format!("{web} shop/api-2"));
+    assert!(text.contains(&format!("{rule}on n1: in force by cgroup_skb\n")), "{text}");
+    assert!(!text.contains(disclaimer), "{text}");
+    let text = on_nodes(&format!("{web} shop/api-3"));
+    assert!(
+        text.contains(&format!("{rule}on n2: not in force: Failed (map full); generation 2 is in force\n")),
+        "{text}"
+    );
+    assert!(text.contains(disclaimer), "{text}");
+    let text = on_nodes(&format!("{web} shop/api-4"));
+    assert!(text.contains(&format!("{rule}on n3: not in force: no agent reports of this node\n")), "{text}");
+
+    let text = on_nodes("--from shop/api-2 --syscall mount --container main");
+    assert!(text.contains("syscalls.rules[0]\n    on n1: in force by fmod_ret\n"), "{text}");
+    let text = on_nodes("--from shop/api-3 --syscall mount --container main");
+    assert!(
+        text.contains(
+            "syscalls.rules[0]\n    on n2: given KillAfterEffect by sys_enter (NoLsmAndNoFmodRet)\n"
+        ),
+        "{text}"
+    );
+    let (text, _) = ask(NODES, "--from shop/api-3 --syscall mount --container main -o json").unwrap();
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let on = &answer["calls"][0]["nodes"][0];
+    assert_eq!(
+        (&on["node"], &on["state"], &on["given"]),
+        (&"n2".into(), &"Weaker".into(), &"KillAfterEffect".into())
+    );
+}
+
+#[test]
+fn nodes_that_are_alike_share_a_line() {
+    let owned = |name: &str, node: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: web}}, \
+             ownerReferences: [{{apiVersion: apps/v1, kind: DaemonSet, name: front, uid: u, controller: true}}]}}\n\
+             spec: {{nodeName: {node}, containers: [{{name: main, image: web}}]}}\n"
+        )
+    };
+    let set = "---\napiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: front, namespace: shop}\n\
+               spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, \
+               spec: {containers: [{name: main, image: web}]}}}\n\
+               ---\napiVersion: holdfast.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: w, namespace: shop}\n\
+               spec: {selector: {matchLabels: {app: web}}, network: {egress: {}}}\n";
+    let pods: String = (1..=7).map(|n| owned(&format!("front-{n}"), &format!("m{n}"))).collect();
+    let (text, allowed) =
+        ask(&format!("{NODES}{set}{pods}"), "--from shop/daemonset/front --to 192.0.2.1 --port 443").unwrap();
+    assert!(!allowed);
+    assert!(text.contains("    on m1, m2, m3, m4, m5 and 2 more: not in force: no agent reports"), "{text}");
+}
+
+#[test]
+fn without_the_nodes_reports_the_status_of_the_policy_is_told() {
+    let policy = "apiVersion: holdfast.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: more, namespace: shop}\n\
+                  spec: {selector: {matchLabels: {app: api}}, syscalls: {rules: [{names: [mount], action: Kill}]}}\n\
+                  status: {nodes: {selected: 3, programmed: 2}, weakest: [{node: n2, rule: 'syscalls.rules[0]', \
+                  asked: Kill, given: KillAfterEffect, reason: NoHookForCall}]}\n";
+    let (text, _) = ask(policy, "--from shop/api-1 --syscall mount --container main").unwrap();
+    assert!(
+        text.contains(
+            "Kill by shop/more syscalls.rules[0]\n    the policy is in force on 2 of its 3 nodes; given KillAfterEffect on \
+             n2 (NoHookForCall)\n"
+        ),
+        "{text}"
+    );
+}
+
+/// Slices as an operator publishes them, of which one is late.
+const SLICES: &str = "
+apiVersion: holdfast.dev/v1alpha1
+kind: AddressSlice
+metadata: {name: a}
+namespaces: [{name: shop, labels: {team: shop}}, {name: far, labels: {team: far}}]
+identities:
+- {id: 256, namespace: shop, serviceAccount: api, labels: {app: api}, ports: [{name: http, port: 8080}]}
+- {id: 257, namespace: far, serviceAccount: default, labels: {app: web}}
+addresses:
+- {address: 10.1.0.5, identity: 257, entities: [Cluster]}
+- {address: 10.1.9.9, identity: 257, entities: [Cluster]}
+- {address: 10.1.9.1, entities: [KubeApiserver]}
+";
+
+#[test]
+fn slices_know_the_addresses_that_no_object_here_has() {
+    let policy = "---\napiVersion: holdfast.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: far, namespace: shop}\n\
+                  spec: {selector: {matchLabels: {app: api}}, network: {ingress: {allow: [{from: [{namespaceSelector: \
+                  {matchLabels: {team: far}}}]}]}, egress: {allow: [{to: [{entity: KubeApiserver}]}]}}}\n";
+    let further = format!("{SLICES}{policy}");
+    let (text, allowed) = ask(&further, "--from 10.1.9.9 --to shop/api-1 --port 9").unwrap();
+    assert!(allowed && text.contains("by shop/far network.ingress.allow[0]"), "{text}");
+    assert!(!ask(&further, "--from 10.1.9.8 --to shop/api-1 --port 9").unwrap().1);
+    assert!(ask(&further, "--from shop/api-1 --to 10.1.9.1 --port 6443").unwrap().1);
+    // The pod itself is what its object says, and it is said that nodes see it otherwise.
+    assert!(
+        text.contains(
+            "note: nodes take 10.1.0.5 of shop/api-1 for another workload's, as the AddressSlices say"
+        ),
+        "{text}"
+    );
+    let agreed = further.replace("{address: 10.1.0.5, identity: 257", "{address: 10.1.0.5, identity: 256");
+    let (text, _) = ask(&agreed, "--from 10.1.9.9 --to shop/api-1 --port 9").unwrap();
+    assert!(!text.contains("note: nodes take 10.1.0.5"), "{text}");
+}
+
+#[test]
+fn objects_of_a_cluster_give_the_answer_that_files_give() {
+    let (documents, errors) = crate::document::read("shop", format!("{SHOP}---{NODES}").as_bytes());
+    assert_eq!(errors, []);
+    let values = documents.iter().flat_map(|raw| match raw.items() {
+        Some(items) => items.into_iter().map(|item| item.value).collect(),
+        None => vec![raw.value.clone()],
+    });
+    let mut values: Vec<Value> = values.collect();
+    let cli =
+        Cli::try_parse_from(["x", "--from", "deployment/web", "--to", "api-2", "--port", "8080"]).unwrap();
+    let question = Question { from: "shop/deployment/web".to_owned(), ..cli.question.question() };
+    let answer = Scene::of(values.clone(), "holdfast-system").answer(&question, Some("shop")).unwrap();
+    assert_eq!(answer.text(), on_nodes("--from shop/deployment/web --to shop/api-2 --port 8080"));
+
+    // One that this version cannot read does not stand in the way.
+    values.push(serde_json::json!({
+        "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadPolicy",
+        "metadata": {"name": "new", "namespace": "shop"}, "spec": {"selector": {}, "novelty": 1},
+    }));
+    let answer = Scene::of(values, "holdfast-system").answer(&question, Some("shop")).unwrap();
+    assert!(answer.allowed);
+    assert!(
+        answer
+            .notes
+            .iter()
+            .any(|note| note.starts_with("WorkloadPolicy shop/new is left out, as this version")),
+        "{:?}",
+        answer.notes
+    );
 }

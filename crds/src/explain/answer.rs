@@ -11,6 +11,7 @@ use holdfast_policy::model::{
 use holdfast_policy::syscalls::{self, Abi};
 use serde::Serialize;
 
+use super::nodes::{self, Decided, OnNode};
 use super::scene::{self, Front, Scene, Subject};
 
 /// One end of a flow.
@@ -37,34 +38,40 @@ fn title(subject: &Subject) -> String {
 
 /// A system call that is asked for.
 #[derive(Debug, Clone)]
-pub(super) struct CallAsked {
-    pub(super) name: String,
-    pub(super) args: [u64; 6],
-    pub(super) abi: Abi,
-    pub(super) container: Option<String>,
+pub struct CallAsked {
+    /// Its name.
+    pub name: String,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// The way into the kernel.
+    pub abi: Abi,
+    /// The container that makes it; `None` = each of the workload's.
+    pub container: Option<String>,
 }
 
 /// What came of it all.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Answer {
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
     /// Whether everything that was asked for is allowed.
-    pub(super) allowed: bool,
+    pub allowed: bool,
     /// What was asked.
-    pub(super) question: String,
+    pub question: String,
     /// Each decision about a packet.
-    pub(super) flows: Vec<Flow>,
+    pub flows: Vec<Flow>,
     /// Each decision about a system call.
-    pub(super) calls: Vec<CallAnswer>,
+    pub calls: Vec<CallAnswer>,
     /// What limits the answer.
-    pub(super) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// A decision about the first packet of a flow, at one end of it.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Flow {
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
     direction: String,
     workload: String,
-    /// None where the files have no address for it.
+    /// None where no address is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<IpAddr>,
     protocol: String,
@@ -81,11 +88,18 @@ pub(super) struct Flow {
     /// The rule by which all policies, taken as Enforce, would refuse it.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<String>,
+    /// How far the deciding rule is in force on the workload's nodes; empty where nothing is known of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<OnNode>,
+    /// The same as the policy's status has it, where no node's report can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
 }
 
 /// A decision about a system call, in one container.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct CallAnswer {
+#[serde(rename_all = "camelCase")]
+pub struct CallAnswer {
     workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<String>,
@@ -99,10 +113,17 @@ pub(super) struct CallAnswer {
     /// A stricter answer of an Audit policy, and its rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<String>,
+    /// How far the deciding rule is in force on the workload's nodes; empty where nothing is known of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<OnNode>,
+    /// The same as the policy's status has it, where no node's report can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
 }
 
-/// Finds what `text` names: an address, `NS/NAME`, or `NS/KIND/NAME` where several kinds have that name.
-pub(super) fn find<'a>(scene: &'a Scene, text: &str) -> Result<End<'a>, String> {
+/// Finds what `text` names: an address, `NS/NAME`, `NS/KIND/NAME` where several kinds have that name, or `NAME` where
+/// there is a namespace to look in.
+pub(super) fn find<'a>(scene: &'a Scene, text: &str, namespace: Option<&str>) -> Result<End<'a>, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         let address = address.to_canonical();
         let subject = scene.subjects.iter().find(|subject| subject.addresses.contains(&address));
@@ -113,9 +134,10 @@ pub(super) fn find<'a>(scene: &'a Scene, text: &str) -> Result<End<'a>, String> 
         });
     }
     let parts: Vec<&str> = text.split('/').collect();
-    let (namespace, kind, name) = match parts[..] {
-        [namespace, name] => (namespace, None, name),
-        [namespace, kind, name] => (namespace, Some(kind), name),
+    let (namespace, kind, name) = match (&parts[..], namespace) {
+        ([name], Some(namespace)) => (namespace, None, *name),
+        ([namespace, name], _) => (*namespace, None, *name),
+        ([namespace, kind, name], _) => (*namespace, Some(*kind), *name),
         _ => return Err(format!("{text:?} is neither NAMESPACE/NAME nor an address")),
     };
     let of_kind = |found: &str| kind.is_none_or(|kind| kind.eq_ignore_ascii_case(found));
@@ -126,10 +148,11 @@ pub(super) fn find<'a>(scene: &'a Scene, text: &str) -> Result<End<'a>, String> 
         .services
         .iter()
         .filter(|front| front.namespace == namespace && front.name == name && of_kind("Service"));
+    let of = |kind: Option<&str>| kind.map(|kind| format!(" of kind {kind}")).unwrap_or_default();
     let found: Vec<End> = subjects.map(End::Subject).chain(fronts.map(End::Service)).collect();
     match found[..] {
         [one] => Ok(one),
-        [] => Err(format!("the files have no workload and no Service {text}")),
+        [] => Err(format!("there is no workload and no Service {namespace}/{name}{}", of(kind))),
         _ => {
             let titles: Vec<String> = found.iter().map(End::title).collect();
             Err(format!("{text} can be {}: write {namespace}/KIND/{name}", titles.join(" or ")))
@@ -163,7 +186,7 @@ impl Answer {
                     .filter_map(|(index, target)| Some((scene.subjects.get(*index)?, *target)))
                     .collect();
                 if behind.is_empty() {
-                    self.notes.push(format!("the files have no ready pod behind {}", to.title()));
+                    self.notes.push(format!("no ready pod is known behind {}", to.title()));
                 }
                 if let End::Subject(source) = from {
                     // Only a network namespace of its own sees the virtual address.
@@ -191,7 +214,7 @@ impl Answer {
                 if let End::Subject(source) = from {
                     asker.egress(source, &[address], port, false, &mut self.flows);
                 } else {
-                    return Err("neither end is a workload of the files: no policy has a say".to_owned());
+                    return Err("neither end is a known workload: no policy has a say".to_owned());
                 }
             }
         }
@@ -226,7 +249,7 @@ impl Answer {
         if peer.invented && selecting(&scene.policies, &scene.world, &of.workload).iter().any(blocks) {
             let of = title(peer);
             self.note(&format!(
-                "{of} has no address in the files: only an ipBlock of 0.0.0.0/0 is taken to match it"
+                "{of} has no known address: only an ipBlock of 0.0.0.0/0 is taken to match it"
             ));
         }
     }
@@ -266,6 +289,8 @@ impl Answer {
             workload.container = container.cloned();
             let verdict = decide_syscall(&scene.policies, &scene.world, &workload, &call);
             let rule = verdict.rule.as_ref();
+            let decided = Decided { action: verdict.action, call: Some(name) };
+            let (nodes, status) = nodes::of(scene, subject, rule, decided);
             self.calls.push(CallAnswer {
                 workload: title(subject),
                 container: container.cloned(),
@@ -275,19 +300,32 @@ impl Answer {
                 policy: rule.map(|rule| rule.policy.to_string()),
                 rule: rule.map(|rule| rule.path.to_string()),
                 audit: verdict.audited.map(|(action, rule)| format!("{action} by {rule}")),
+                nodes,
+                status,
             });
         }
         Ok(())
     }
 
     /// Draws the conclusion.
-    pub(super) fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self, scene: &Scene) {
+        let everywhere = |nodes: &[OnNode]| nodes.iter().all(OnNode::is_as_asked);
+        let all = self.flows.iter().map(|flow| &flow.nodes).chain(self.calls.iter().map(|call| &call.nodes));
+        if !all.into_iter().all(|nodes| everywhere(nodes)) {
+            self.note(
+                "that is what the policies ask; it is not in force like this on every node, as said above",
+            );
+        }
+        for note in &scene.notes {
+            self.note(note);
+        }
         self.allowed =
             self.flows.iter().all(|flow| flow.allowed) && self.calls.iter().all(|call| call.allowed);
     }
 
     /// The answer for people.
-    pub(super) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let word = |allowed: bool| if allowed { "allowed" } else { "denied" };
         let mut lines = vec![format!("{}: {}", self.question, word(self.allowed))];
         for flow in &self.flows {
@@ -301,6 +339,8 @@ impl Answer {
                 word(flow.allowed),
                 flow.because,
             ));
+            lines.extend(nodes::lines(&flow.nodes));
+            lines.extend(flow.status.iter().map(|status| format!("    {status}")));
             lines.extend(flow.audit.iter().map(|rule| format!("    audit: {rule} would refuse it")));
         }
         for call in &self.calls {
@@ -311,6 +351,8 @@ impl Answer {
                 _ => "as no rule says otherwise".to_owned(),
             };
             lines.push(format!("  {} of {}{container}: {} {by}", call.call, call.workload, call.action));
+            lines.extend(nodes::lines(&call.nodes));
+            lines.extend(call.status.iter().map(|status| format!("    {status}")));
             lines.extend(call.audit.iter().map(|audit| format!("    audit: would be {audit}")));
         }
         lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
@@ -374,6 +416,8 @@ impl Asker<'_> {
                 (false, because, Some(rule.clone()), Some(seen))
             }
         };
+        let decided = Decided { action: if allowed { Action::Allow } else { Action::Deny }, call: None };
+        let (nodes, status) = nodes::of(self.scene, subject, rule.as_ref(), decided);
         let flow = Flow {
             direction: direction.to_string(),
             workload: title(subject),
@@ -386,6 +430,8 @@ impl Asker<'_> {
             rule: rule.as_ref().map(|rule| rule.path.to_string()),
             on_deny,
             audit: verdict.audited.map(|rule| rule.to_string()),
+            nodes,
+            status,
         };
         // One line is enough for addresses that are treated alike.
         let alike = |other: &Flow| {

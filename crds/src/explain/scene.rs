@@ -1,19 +1,19 @@
-//! The cluster that the files describe: policies, workloads, Services and namespaces, as far as they say.
+//! The cluster that files, or an API server's objects, describe: policies, workloads, Services, namespaces, and what
+//! nodes report, as far as they say.
 //!
 //! Besides Holdfast's own kinds these are what `kubectl get -o yaml` prints of pods, of what makes pods (one workload
-//! for each template), of Services, namespaces and nodes. What has no address in the files is given one of `0.0.0.0/8`,
-//! which nothing else has.
+//! for each template), of Services, namespaces and nodes. What has no address is given one of `0.0.0.0/8`, which
+//! nothing else has. Where there are AddressSlices, they say who holds the addresses that no object here has, and which
+//! backends a Service has; where they and an object disagree, the object is believed, and a note says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use holdfast_crds::document::{self, Document, DocumentError, MAX_FILE, Object, Raw};
-use holdfast_crds::{ExternalWorkload, GROUP, convert};
 use holdfast_policy::model::{
     AddressFacts, Backends, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Policy,
-    Protocol, Service, Workload, World, canonical,
+    PolicyId, Protocol, Service, Workload, World, canonical,
 };
 use holdfast_policy::selector::Labels;
 use holdfast_policy::validate::is_per_pod_label;
@@ -21,16 +21,22 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::source::api::pods;
+use crate::document::{self, Document, DocumentError, MAX_FILE, Object, Raw};
+use crate::policy_status::PolicyStatus;
+use crate::{AddressSlice, ExternalWorkload, GROUP, WorkloadNode, convert, pod};
 
 /// The kinds that are read.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 17] = [
     "WorkloadPolicy",
     "ClusterWorkloadPolicy",
     "ExternalWorkload",
     "NodeAgent",
+    "WorkloadNode",
+    "AddressSlice",
     "Pod",
     "Deployment",
     "ReplicaSet",
@@ -46,11 +52,17 @@ const KINDS: [&str; 15] = [
 
 /// What the files describe.
 #[derive(Debug, Default)]
-pub(super) struct Scene {
+pub struct Scene {
     pub(super) policies: Vec<Policy>,
+    /// What the operator says of those that have a status.
+    pub(super) statuses: BTreeMap<PolicyId, PolicyStatus>,
     pub(super) world: World,
     pub(super) subjects: Vec<Subject>,
     pub(super) services: Vec<Front>,
+    /// What agents report, by node. Empty where nothing is known of any.
+    pub(super) reports: BTreeMap<String, WorkloadNode>,
+    /// What limits every answer.
+    pub(super) notes: Vec<String>,
 }
 
 /// A workload.
@@ -67,6 +79,8 @@ pub(super) struct Subject {
     pub(super) single: bool,
     /// Whether a Service sends to it.
     ready: bool,
+    /// The nodes that it runs on, as far as they are known.
+    pub(super) nodes: BTreeSet<String>,
 }
 
 /// A Service.
@@ -84,6 +98,9 @@ pub(super) struct Front {
 #[derive(Default)]
 struct Objects {
     documents: Vec<Document>,
+    statuses: BTreeMap<PolicyId, PolicyStatus>,
+    slices: Vec<AddressSlice>,
+    reports: BTreeMap<String, WorkloadNode>,
     subjects: Vec<Subject>,
     services: Vec<core::Service>,
     namespaces: BTreeMap<String, Labels>,
@@ -94,11 +111,12 @@ struct Objects {
 }
 
 impl Scene {
-    /// Reads the files; `-` is `stdin`.
+    /// Reads the files; `-` is `stdin`. `own_namespace` is the one that Holdfast runs in, which cluster policies leave
+    /// alone.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub(super) fn read(
+    pub fn read(
         files: &[PathBuf],
         mut stdin: impl Read,
         own_namespace: &str,
@@ -124,6 +142,33 @@ impl Scene {
             }
         }
         if objects.errors.is_empty() { Ok(objects.scene(own_namespace)) } else { Err(objects.errors) }
+    }
+
+    /// The scene of objects as an API server has them, each with its `apiVersion` and `kind`. One that cannot be read
+    /// is left out, and a note of every answer says so.
+    #[must_use]
+    pub fn of(values: Vec<Value>, own_namespace: &str) -> Self {
+        let mut objects = Objects::default();
+        for (value, index) in values.into_iter().zip(1..) {
+            objects.take(&Raw { file: "the cluster".to_owned(), index, line: 1, value });
+        }
+        let left_out: Vec<String> = objects
+            .errors
+            .drain(..)
+            .map(|error| {
+                let object = error.object.unwrap_or_default();
+                let field = if error.field.is_empty() { String::new() } else { format!("{}: ", error.field) };
+                format!("{object} is left out, as this version cannot read it: {field}{}", error.problem)
+            })
+            .collect();
+        let mut scene = objects.scene(own_namespace);
+        scene.notes.extend(left_out);
+        scene
+    }
+
+    /// Adds to what every answer notes.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
     }
 }
 
@@ -155,9 +200,24 @@ impl Objects {
         let text = |field: &str| raw.value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
         let taken = match (version.as_str(), kind.as_str()) {
+            (version, "WorkloadNode") if version.split('/').next() == Some(GROUP) => {
+                typed(raw).map(|object: WorkloadNode| {
+                    let name = object.name_any();
+                    self.reports.insert(name.clone(), object);
+                    (String::new(), name)
+                })
+            }
+            (version, "AddressSlice") if version.split('/').next() == Some(GROUP) => {
+                typed(raw).map(|object: AddressSlice| {
+                    let name = object.name_any();
+                    self.slices.push(object);
+                    (String::new(), name)
+                })
+            }
             (version, _) if version.split('/').next() == Some(GROUP) => match raw.clone().judge() {
                 Ok(document) => {
                     let key = document.object.key();
+                    self.status(&document.object, raw);
                     self.documents.push(document);
                     Ok((key.namespace.unwrap_or_default(), key.name))
                 }
@@ -217,9 +277,25 @@ impl Objects {
         }
     }
 
+    /// Keeps what the operator says of a policy.
+    fn status(&mut self, object: &Object, raw: &Raw) {
+        let id = match object {
+            Object::WorkloadPolicy(policy) => PolicyId::namespaced(
+                policy.namespace().unwrap_or_else(|| convert::DEFAULT_NAMESPACE.to_owned()),
+                policy.name_any(),
+            ),
+            Object::ClusterWorkloadPolicy(policy) => PolicyId::cluster(policy.name_any()),
+            Object::ExternalWorkload(_) | Object::NodeAgent(_) => return,
+        };
+        let status = raw.value.get("status").cloned();
+        if let Some(status) = status.and_then(|status| serde_json::from_value(status).ok()) {
+            self.statuses.insert(id, status);
+        }
+    }
+
     fn pod(&mut self, object: &core::Pod) -> (String, String) {
         let (namespace, name) = named(&object.metadata);
-        let mut pod = pods::pod(object);
+        let mut pod = pod::read(object);
         pod.namespace.clone_from(&namespace);
         let status = object.status.as_ref();
         let finished =
@@ -239,6 +315,12 @@ impl Objects {
             invented: false,
             single: true,
             ready: !finished && !unready,
+            nodes: object
+                .spec
+                .iter()
+                .filter(|_| !finished)
+                .filter_map(|spec| spec.node_name.clone())
+                .collect(),
             workload: workload(pod, kind),
         });
         (namespace, name)
@@ -263,7 +345,7 @@ impl Objects {
             spec: template.spec,
             status: None,
         };
-        let mut pod = pods::pod(&object);
+        let mut pod = pod::read(&object);
         pod.owner = Some(Owner { kind: kind.to_owned(), name: name.clone() });
         self.subjects.push(Subject {
             kind,
@@ -272,6 +354,7 @@ impl Objects {
             invented: false,
             single: false,
             ready: true,
+            nodes: BTreeSet::new(),
             workload: workload(pod, kind),
         });
         (namespace, name)
@@ -285,10 +368,16 @@ impl Objects {
     }
 
     fn scene(self, own_namespace: &str) -> Scene {
-        let mut scene = Scene::default();
-        scene.world.own_namespace = Some(own_namespace.to_owned());
-        scene.world.namespaces = self.namespaces;
-        scene.subjects = self.subjects;
+        let world =
+            convert::world(self.slices.iter().map(|slice| &slice.spec), Some(own_namespace.to_owned()));
+        let mut scene = Scene {
+            statuses: self.statuses,
+            world,
+            subjects: self.subjects,
+            reports: self.reports,
+            ..Scene::default()
+        };
+        scene.world.namespaces.extend(self.namespaces);
         for document in self.documents {
             match document.object {
                 Object::WorkloadPolicy(object) => scene.policies.extend(convert::workload_policy(&object)),
@@ -300,26 +389,13 @@ impl Objects {
                 Object::NodeAgent(_) => {}
             }
         }
+        scene.spread();
         let mut next = 0_u32;
         let mut invent = || {
             next += 1;
             IpAddr::from(Ipv4Addr::from(next))
         };
-        let mut identities: BTreeMap<(String, Option<String>, Labels, NamedPorts), u32> = BTreeMap::new();
-        for subject in &mut scene.subjects {
-            if subject.addresses.is_empty() {
-                subject.addresses.push(invent());
-                subject.invented = true;
-            }
-            let facts = facts(subject, &mut identities);
-            for address in &subject.addresses {
-                scene.world.addresses.insert(*address, facts);
-            }
-        }
-        for ((namespace, service_account, labels, named_ports), id) in identities {
-            let identity = Identity { id, namespace, service_account, labels, named_ports };
-            scene.world.identities.insert(id, identity);
-        }
+        scene.settle(!self.slices.is_empty(), &mut invent);
         for address in self.nodes {
             scene.world.addresses.entry(address).or_default().entities |= Entities::HOST | Entities::CLUSTER;
         }
@@ -327,15 +403,83 @@ impl Objects {
             let front = front(service, &scene.subjects, &mut invent);
             let known = service.spec.as_ref().is_some_and(|spec| spec.selector.is_some());
             for address in &front.addresses {
-                scene
-                    .world
-                    .services
-                    .insert(*address, virtual_service(&front, *address, known, &scene.subjects));
+                // The slices know which backends are ready.
+                if !scene.world.services.contains_key(address) {
+                    let service = virtual_service(&front, *address, known, &scene.subjects);
+                    scene.world.services.insert(*address, service);
+                }
             }
             scene.services.push(front);
         }
         scene
     }
+}
+
+impl Scene {
+    /// What is made of a template runs where its pods do.
+    fn spread(&mut self) {
+        let mut nodes: BTreeMap<(String, Owner), BTreeSet<String>> = BTreeMap::new();
+        for subject in self.subjects.iter().filter(|subject| subject.single) {
+            if let Some(owner) = &subject.workload.owner {
+                let key = (subject.workload.namespace.clone(), owner.clone());
+                nodes.entry(key).or_default().extend(subject.nodes.iter().cloned());
+            }
+        }
+        for subject in self.subjects.iter_mut().filter(|subject| !subject.single) {
+            let owner = Owner { kind: subject.kind.to_owned(), name: subject.workload.name.clone() };
+            if let Some(found) = nodes.get(&(subject.workload.namespace.clone(), owner)) {
+                subject.nodes.clone_from(found);
+            }
+        }
+    }
+
+    /// Gives every workload an address, and every address its facts. `published`: there are slices to compare with.
+    fn settle(&mut self, published: bool, invent: &mut impl FnMut() -> IpAddr) {
+        let world = &mut self.world;
+        let first = world.identities.last_key_value().map_or(FIRST_IDENTITY, |(id, _)| id.saturating_add(1));
+        let mut identities: BTreeMap<Distinct, u32> = BTreeMap::new();
+        for subject in &mut self.subjects {
+            if subject.addresses.is_empty() {
+                subject.addresses.push(invent());
+                subject.invented = true;
+            }
+            let (entities, distinct) = facts(subject);
+            let next = first.saturating_add(u32::try_from(identities.len()).unwrap_or(u32::MAX / 2));
+            let identity = distinct.clone().map(|distinct| *identities.entry(distinct).or_insert(next));
+            for address in &subject.addresses {
+                let told = world.addresses.get(address).copied();
+                let same = told.is_some_and(|told| {
+                    let held = told.identity.and_then(|id| world.identities.get(&id)).map(of_identity);
+                    held == distinct && told.entities.contains(entities)
+                });
+                if same {
+                    continue;
+                }
+                if published && !subject.invented && subject.workload.net == NetScope::Own {
+                    let what = if told.is_some() { "another workload's" } else { "nobody's" };
+                    self.notes.push(format!(
+                        "nodes take {address} of {}/{} for {what}, as the AddressSlices say",
+                        subject.workload.namespace, subject.workload.name
+                    ));
+                }
+                // What is an API server's too, say, stays so.
+                let entities = told.map_or(Entities::NONE, |told| told.entities) | entities;
+                world.addresses.insert(*address, AddressFacts { identity, entities });
+            }
+        }
+        for ((namespace, service_account, labels, named_ports), id) in identities {
+            let identity = Identity { id, namespace, service_account, labels, named_ports };
+            world.identities.insert(id, identity);
+        }
+    }
+}
+
+/// What makes one identity another: namespace, service account, labels and named ports.
+type Distinct = (String, Option<String>, Labels, NamedPorts);
+
+fn of_identity(identity: &Identity) -> Distinct {
+    let Identity { id: _, namespace, service_account, labels, named_ports } = identity.clone();
+    (namespace, service_account, labels, named_ports)
 }
 
 fn typed<T: DeserializeOwned>(raw: &Raw) -> Result<T, Box<DocumentError>> {
@@ -351,7 +495,7 @@ fn named(metadata: &ObjectMeta) -> (String, String) {
     (namespace, metadata.name.clone().unwrap_or_default())
 }
 
-fn workload(pod: crate::facts::Pod, kind: &str) -> Workload {
+fn workload(pod: pod::Pod, kind: &str) -> Workload {
     Workload {
         owner: pod.owner.or_else(|| Some(Owner { kind: kind.to_owned(), name: pod.name.clone() })),
         namespace: pod.namespace,
@@ -374,18 +518,16 @@ fn external(object: &ExternalWorkload) -> Subject {
         invented: false,
         single: true,
         ready: false,
+        nodes: object.spec.node.iter().cloned().collect(),
     }
 }
 
 /// What peers know of a workload's addresses.
-fn facts(
-    subject: &Subject,
-    identities: &mut BTreeMap<(String, Option<String>, Labels, NamedPorts), u32>,
-) -> AddressFacts {
+fn facts(subject: &Subject) -> (Entities, Option<Distinct>) {
     let workload = &subject.workload;
     let is_pod = subject.kind != "ExternalWorkload";
     if is_pod && workload.net != NetScope::Own {
-        return AddressFacts { identity: None, entities: Entities::HOST | Entities::CLUSTER };
+        return (Entities::HOST | Entities::CLUSTER, None);
     }
     let labels = workload.labels.iter().filter(|(key, _)| !is_per_pod_label(key));
     let distinct = (
@@ -394,10 +536,7 @@ fn facts(
         labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         workload.named_ports.clone(),
     );
-    let next = FIRST_IDENTITY + u32::try_from(identities.len()).unwrap_or(u32::MAX / 2);
-    let identity = *identities.entry(distinct).or_insert(next);
-    let entities = if is_pod { Entities::CLUSTER } else { Entities::NONE };
-    AddressFacts { identity: Some(identity), entities }
+    (if is_pod { Entities::CLUSTER } else { Entities::NONE }, Some(distinct))
 }
 
 fn front(service: &core::Service, subjects: &[Subject], invent: &mut impl FnMut() -> IpAddr) -> Front {
