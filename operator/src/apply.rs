@@ -3,22 +3,28 @@
 //! Nothing is sent once this replica no longer leads. AddressSlices are replaced by their version and never forced;
 //! DaemonSets and statuses are applied on the server's side, each under a field manager of its own.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holdfast_crds::{
-    API_VERSION, AddressSlice, ClusterWorkloadPolicy, ExternalWorkload, NodeAgent, WorkloadPolicy,
+    API_VERSION, AddressSlice, ClusterWorkloadPolicy, ExternalWorkload, NodeAgent, WorkloadNode,
+    WorkloadPolicy,
 };
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::error::ApiError;
 use crate::facts::DaemonSetFacts;
+use crate::facts::report::LEASE_PREFIX;
 use crate::lease::Leadership;
 use crate::plan::slices::{Action, MARK_ANNOTATION, Observed, Write};
 use crate::plan::{Content, Job, Subject};
@@ -31,6 +37,8 @@ const AGENTS: &str = "holdfast-operator-agents";
 const STATUS: &str = "holdfast-operator-status";
 /// A request that takes longer is given up.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long the owner of AddressSlices is believed to be the one that was last read.
+const OWNER_AGE: Duration = Duration::from_secs(10);
 /// `kubectl rollout restart` writes this annotation; it stays.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
@@ -55,6 +63,8 @@ pub enum SliceDone {
 pub enum JobDone {
     /// The status was written.
     Status,
+    /// The object was deleted, or was not there.
+    Deleted,
     /// The DaemonSet was applied, and looks like this.
     DaemonSet(Box<DaemonSetFacts>),
 }
@@ -85,14 +95,24 @@ pub fn observed(slice: DeserializeGuard<AddressSlice>) -> Observed {
 pub struct Writer {
     client: Client,
     namespace: String,
+    /// The name of the ClusterRole that owns the AddressSlices.
+    installation: Option<String>,
+    /// The owner as it was last read, and when.
+    owner: Arc<Mutex<Option<(OwnerReference, Instant)>>>,
     leadership: Leadership,
 }
 
 impl Writer {
-    /// A writer for the operator whose agents live in `namespace`.
+    /// A writer for the operator whose agents live in `namespace`, and whose AddressSlices the ClusterRole `installation`
+    /// owns.
     #[must_use]
-    pub fn new(client: Client, namespace: String, leadership: Leadership) -> Self {
-        Self { client, namespace, leadership }
+    pub fn new(
+        client: Client,
+        namespace: String,
+        installation: Option<String>,
+        leadership: Leadership,
+    ) -> Self {
+        Self { client, namespace, installation, owner: Arc::default(), leadership }
     }
 
     /// Sends a request if this replica still leads, and gives up waiting for the answer before its term ends.
@@ -103,6 +123,30 @@ impl Writer {
             Ok(answer) => Ok(answer?),
             Err(_elapsed) => Err(ApiError::Timeout(limit)),
         }
+    }
+
+    /// The owner of AddressSlices. It is read anew now and then: were it made anew meanwhile, slices of its old UID would
+    /// be collected as soon as they are written.
+    async fn owner(&self) -> Result<Option<OwnerReference>, ApiError> {
+        let Some(name) = &self.installation else { return Ok(None) };
+        let mut known = self.owner.lock().await;
+        if let Some((owner, read)) = known.as_ref()
+            && read.elapsed() < OWNER_AGE
+        {
+            return Ok(Some(owner.clone()));
+        }
+        let api: Api<ClusterRole> = Api::all(self.client.clone());
+        let role = self.send(api.get_metadata(name)).await?;
+        let owner = OwnerReference {
+            api_version: ClusterRole::api_version(&()).into_owned(),
+            block_owner_deletion: None,
+            controller: None,
+            kind: ClusterRole::kind(&()).into_owned(),
+            name: name.clone(),
+            uid: role.metadata.uid.unwrap_or_default(),
+        };
+        *known = Some((owner.clone(), Instant::now()));
+        Ok(Some(owner))
     }
 
     /// All AddressSlices, read consistently.
@@ -135,10 +179,15 @@ impl Writer {
     pub async fn write_slice(&self, write: &Write) -> Result<SliceDone, ApiError> {
         let api: Api<AddressSlice> = Api::all(self.client.clone());
         let post = PostParams { field_manager: Some(SLICES.to_owned()), ..PostParams::default() };
+        let owner = match write.action {
+            Action::Create { .. } | Action::Update { .. } => self.owner().await?,
+            Action::Delete { .. } | Action::Read => None,
+        };
         let object = |content: &holdfast_crds::address_slice::AddressSliceSpec, mark: u32| {
             let mut slice = AddressSlice::new(&write.name, content.clone());
             slice.metadata.labels =
                 Some([("app.kubernetes.io/managed-by".to_owned(), "holdfast-operator".to_owned())].into());
+            slice.metadata.owner_references = owner.clone().map(|owner| vec![owner]);
             if mark > 0 {
                 slice.metadata.annotations = Some([(MARK_ANNOTATION.to_owned(), mark.to_string())].into());
             }
@@ -155,18 +204,8 @@ impl Writer {
                 Ok(written(self.send(api.replace(&write.name, &post, &slice)).await?.metadata))
             }
             Action::Delete { uid, resource_version } => {
-                let params = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        resource_version: Some(resource_version.clone()),
-                        uid: Some(uid.clone()),
-                    }),
-                    ..DeleteParams::background()
-                };
-                match self.send(api.delete(&write.name, &params)).await {
-                    Ok(_) => Ok(SliceDone::Deleted),
-                    Err(error) if error.is_not_found() => Ok(SliceDone::Deleted),
-                    Err(error) => Err(error),
-                }
+                self.delete(&api, &write.name, uid, Some(resource_version)).await?;
+                Ok(SliceDone::Deleted)
             }
             Action::Read => {
                 let api: Api<DeserializeGuard<AddressSlice>> = Api::all(self.client.clone());
@@ -204,8 +243,43 @@ impl Writer {
                 let facts = self.apply_daemon_set(set).await?;
                 Ok(JobDone::DaemonSet(Box::new(facts)))
             }
+            (Subject::WorkloadNode(node), Content::Deletion(uid)) => {
+                let api: Api<DeserializeGuard<WorkloadNode>> = Api::all(self.client.clone());
+                self.delete(&api, node, uid, None).await?;
+                Ok(JobDone::Deleted)
+            }
+            (Subject::Lease(node), Content::Deletion(uid)) => {
+                let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+                self.delete(&api, &format!("{LEASE_PREFIX}{node}"), uid, None).await?;
+                Ok(JobDone::Deleted)
+            }
             // The planner pairs subjects and contents; another pair asks for nothing.
             _ => Ok(JobDone::Status),
+        }
+    }
+
+    /// Deletes an object of this UID, and of this version where one is given. That it is gone already is as good.
+    async fn delete<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        uid: &str,
+        resource_version: Option<&str>,
+    ) -> Result<(), ApiError>
+    where
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                resource_version: resource_version.map(str::to_owned),
+                uid: Some(uid.to_owned()),
+            }),
+            ..DeleteParams::background()
+        };
+        match self.send(api.delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

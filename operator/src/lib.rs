@@ -3,10 +3,12 @@
 //!
 //! Watches ([`watch`]) turn the API's objects into compact records ([`facts`]) that feed the [`index`]; [`plan`] makes of
 //! it what is to be written; [`apply`] writes it; [`reconcile`] ties these together; [`lease`] sees to it that only one
-//! replica writes; [`run`] starts and supervises it all. `facts`, `index` and `plan` have neither client nor clock.
+//! replica writes; [`crds`] keeps the CRDs up to date; [`run`] starts and supervises it all; [`check`] looks whether it works. `facts`, `index` and `plan` have neither client nor clock.
 
 pub mod apply;
 pub mod args;
+pub mod check;
+pub mod crds;
 pub mod error;
 pub mod facts;
 pub mod index;

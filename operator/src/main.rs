@@ -1,45 +1,55 @@
 //! The operator's command line.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
-use clap::error::ErrorKind;
-use holdfast_operator::args::{Cli, Command, LogFormat, Run};
+use clap::{CommandFactory, FromArgMatches};
+use holdfast_operator::args::{self, Cli, Command, LogFormat, Run};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(code) => return code,
     };
-    let Command::Run(arguments) = cli.command;
-    start_log(&arguments);
-    match run(*arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome = match cli.command {
+        Command::Run(arguments) => {
+            start_log(&arguments);
+            run(holdfast_operator::run::run(*arguments)).and_then(|done| Ok(done?)).map(|()| true)
+        }
+        Command::Test(arguments) => run(holdfast_operator::check::run(arguments)).and_then(|done| Ok(done?)),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tracing::error!("{error:#}");
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!("{error:#}");
+            } else {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-/// Help and version as they are asked for; one line for wrong flags.
-fn refuse(error: &clap::Error) -> ExitCode {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprintln!("error: no command is given; see holdfast-operator --help");
-        return ExitCode::from(2);
-    }
-    if error.use_stderr() {
-        let text = error.to_string();
-        let line: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-        eprintln!("{}", line.join(" "));
-        return ExitCode::from(2);
-    }
-    // Nothing better can be done when the reader of the help is gone.
-    let _ = error.print();
-    ExitCode::SUCCESS
+/// Help and version as they are asked for; one line, and 2, for wrong flags and variables.
+fn parse() -> Result<Cli, ExitCode> {
+    let mut command = Cli::command();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed =
+        command.try_get_matches_from_mut(&arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        if error.use_stderr() {
+            eprintln!("{}", args::refusal(&command, &error, &arguments, |name| std::env::var_os(name)));
+            return ExitCode::from(2);
+        }
+        // Nothing better can be done when the reader of the help is gone.
+        let _ = error.print();
+        ExitCode::SUCCESS
+    })
 }
 
 fn start_log(arguments: &Run) {
@@ -51,11 +61,10 @@ fn start_log(arguments: &Run) {
     }
 }
 
-fn run(arguments: Run) -> anyhow::Result<()> {
+fn run<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(holdfast_operator::run::run(arguments))?;
-    Ok(())
+    Ok(runtime.block_on(work))
 }

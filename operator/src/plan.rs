@@ -45,6 +45,10 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// The status of a NodeAgent or ExternalWorkload is written at most once in this time, but for conditions that flip.
 const OTHER_STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
+/// For how long a node has to be gone before what its agent wrote is deleted: the watches of nodes and of what agents
+/// write do not keep step.
+const GONE_FOR: Duration = Duration::from_secs(30);
+
 /// What plans depend on beside the cluster.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -65,6 +69,10 @@ pub enum Subject {
     External(ObjectKey),
     /// The status of this policy.
     Policy(PolicyId),
+    /// The WorkloadNode of this node, which is gone.
+    WorkloadNode(String),
+    /// The Lease of the agent of this node, which is gone.
+    Lease(String),
 }
 
 impl Subject {
@@ -77,11 +85,13 @@ impl Subject {
             Self::External(_) => "ExternalWorkload",
             Self::Policy(PolicyId { namespace: Some(_), .. }) => "WorkloadPolicy",
             Self::Policy(_) => "ClusterWorkloadPolicy",
+            Self::WorkloadNode(_) => "WorkloadNode",
+            Self::Lease(_) => "Lease",
         }
     }
 }
 
-/// A status to be written, or a DaemonSet to be applied.
+/// A status to be written, a DaemonSet to be applied, or an object to be deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     /// What it is about.
@@ -101,6 +111,8 @@ pub enum Content {
     External(String, ExternalWorkloadStatus),
     /// The status of the policy with this UID.
     Policy(String, PolicyStatus),
+    /// Nothing: the object with this UID is deleted.
+    Deletion(String),
 }
 
 /// A DaemonSet as it was last applied.

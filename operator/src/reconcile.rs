@@ -328,6 +328,10 @@ impl Reconciler {
                 self.jobs = self.jobs.saturating_sub(1);
                 match result {
                     Ok(JobDone::Status) => self.planner.status_written(*job, now),
+                    Ok(JobDone::Deleted) => {
+                        tracing::info!(subject = ?job.subject, "deleted what the agent of a node that is gone had written");
+                        self.planner.deleted(&job.subject);
+                    }
                     Ok(JobDone::DaemonSet(facts)) => {
                         self.planner.daemon_set_applied(*job, *facts, now, SystemTime::now());
                     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Writer;
 use crate::args;
+use crate::crds::Keeper;
 use crate::error::RunError;
 use crate::index::Kind;
 use crate::lease::{Elector, Leadership, LeaseSettings};
@@ -98,11 +99,16 @@ pub async fn run(arguments: args::Run) -> Result<(), RunError> {
         identity: identity().map_err(RunError::Identity)?,
         duration: arguments.lease_duration,
     };
+    if arguments.manage_crds {
+        let (client, metrics) = (client.clone(), metrics.clone());
+        let keeper = Keeper { client, leadership: leadership.clone(), terms: term.clone(), metrics };
+        tasks.spawn("crds", keeper.run(stop.clone()));
+    }
     let elector = Elector::new(client.clone(), lease, leadership.clone(), terms, metrics.clone());
     let lease_stop = CancellationToken::new();
     let election = tokio::spawn(elector.run(lease_stop.clone()));
 
-    let writer = Writer::new(client, arguments.namespace.clone(), leadership);
+    let writer = Writer::new(client, arguments.namespace.clone(), arguments.installation.clone(), leadership);
     let per_second = arguments.slice_writes_per_second.get();
     let reconciler = Reconciler::new(settings(arguments), writer, metrics, ready, per_second);
     let reconciling = tokio::spawn(reconciler.run(incoming, term, stop.clone()));
@@ -143,6 +149,8 @@ fn settings(arguments: args::Run) -> Settings {
             namespace: arguments.namespace,
             image_repository: arguments.agent_image_repository,
             default_tag: arguments.agent_default_tag,
+            pull_secrets: arguments.agent_image_pull_secret,
+            pull_policy: arguments.agent_image_pull_policy,
             service_account: arguments.agent_service_account,
             metrics_port: arguments.agent_metrics_port,
         },

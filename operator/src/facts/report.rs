@@ -1,9 +1,10 @@
 //! What agents say: the report of each node, and the heartbeat that shows that the report is still true.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::WorkloadNode;
 use holdfast_crds::workload_node::{Asked, Given, PolicyState};
+use holdfast_policy::model::PolicyId;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 
@@ -33,9 +34,19 @@ pub struct PolicyRow {
     pub rules: Vec<Row>,
 }
 
+impl PolicyRow {
+    /// Whether the node cannot have this generation.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        matches!(self.state, PolicyState::Failed | PolicyState::Invalid)
+    }
+}
+
 /// What a node's agent reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
+    /// The WorkloadNode's own UID.
+    pub uid: String,
     /// The UID of the node that it is about.
     pub node_uid: String,
     /// The boot that it is about.
@@ -44,14 +55,31 @@ pub struct Report {
     pub agent_version: String,
     /// The policies, by UID.
     pub policies: HashMap<String, PolicyRow>,
+    /// The policies that the agent could not make sense of.
+    pub refused: BTreeSet<PolicyId>,
+}
+
+/// The policy that an error of an agent's source is about: its origin is the kind and `namespace/name`.
+fn refused(origin: &str) -> Option<PolicyId> {
+    match origin.split_once(' ')? {
+        ("WorkloadPolicy", key) => {
+            let (namespace, name) = key.split_once('/')?;
+            Some(PolicyId::namespaced(namespace, name))
+        }
+        ("ClusterWorkloadPolicy", name) => Some(PolicyId::cluster(name)),
+        _ => None,
+    }
 }
 
 impl Report {
     /// The record of a WorkloadNode; one without a status says nothing.
     #[must_use]
     pub fn new(node: WorkloadNode) -> Self {
-        let Some(status) = node.status else { return Self::default() };
+        let uid = node.metadata.uid.unwrap_or_default();
+        let Some(status) = node.status else { return Self { uid, ..Self::default() } };
         Self {
+            uid,
+            refused: status.errors.into_iter().filter_map(|error| refused(&error.origin)).collect(),
             node_uid: status.node_uid,
             boot_id: status.boot_id,
             agent_version: status.agent_version,
@@ -88,6 +116,8 @@ pub const LEASE_PREFIX: &str = "holdfast-agent-";
 /// What a Lease of an agent says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
+    /// The UID of the Lease.
+    pub uid: String,
     /// When the agent last renewed it, by the agent's clock.
     pub renewed: Timestamp,
     /// For how long after that the agent counts as alive, in seconds.
@@ -103,6 +133,7 @@ impl Heartbeat {
         spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
         let renewed = spec.renew_time.as_ref()?.0;
         let duration = u32::try_from(spec.lease_duration_seconds?).ok()?;
-        Some((node.to_owned(), Self { renewed, duration }))
+        let uid = lease.metadata.uid.clone().unwrap_or_default();
+        Some((node.to_owned(), Self { uid, renewed, duration }))
     }
 }

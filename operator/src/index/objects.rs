@@ -342,6 +342,10 @@ impl Index {
             .filter(|(uid, row)| !same_node || new.policies.get(*uid) != Some(row))
             .chain(new.policies.iter().filter(|(uid, _)| !same_node || !old.policies.contains_key(*uid)));
         self.dirty.policies.uids.extend(changed.map(|(uid, _)| uid.clone()));
+        self.dirty.policies.ids.extend(old.refused.symmetric_difference(&new.refused).cloned());
+        if old.agent_version != new.agent_version {
+            self.dirty.policies.ids.extend(new.refused.iter().cloned());
+        }
         self.dirty.reports = true;
     }
 

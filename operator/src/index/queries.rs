@@ -1,6 +1,6 @@
 //! What plans ask of the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use holdfast_policy::model::{PolicyId, World};
@@ -49,6 +49,31 @@ impl Index {
     #[must_use]
     pub fn policies(&self) -> &BTreeMap<PolicyId, PolicyFacts> {
         &self.policies
+    }
+
+    /// The UID of a node's WorkloadNode, if it has one.
+    #[must_use]
+    pub fn workload_node(&self, node: &str) -> Option<&str> {
+        self.reports.get(node).map(|report| report.uid.as_str())
+    }
+
+    /// The UID of the Lease of a node's agent, if there is one.
+    #[must_use]
+    pub fn agent_lease(&self, node: &str) -> Option<&str> {
+        self.pulses.get(node).map(|pulse| pulse.heartbeat.uid.as_str())
+    }
+
+    /// Whether there is no node of this name, and no agent that still says it is there.
+    #[must_use]
+    pub fn is_gone(&self, node: &str) -> bool {
+        !self.nodes.contains_key(node) && !self.fresh.contains(node)
+    }
+
+    /// The names for which an agent has reported or kept a Lease, and of which there is neither node nor agent.
+    pub fn gone_nodes(&self) -> impl Iterator<Item = &str> {
+        let known: BTreeSet<&str> =
+            self.reports.keys().chain(self.pulses.keys()).map(String::as_str).collect();
+        known.into_iter().filter(|node| self.is_gone(node))
     }
 
     /// The NodeAgents, by name.

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 
 use super::conditions::{Conditions, Truth};
+use crate::args::PullPolicy;
 use crate::facts::node_agent::NODE_AGENT_LABEL;
 use crate::facts::{DaemonSetFacts, NodeAgentFacts, NodeFacts, Taint};
 use crate::index::Index;
@@ -35,6 +36,10 @@ pub struct AgentSettings {
     pub image_repository: String,
     /// The tag where a NodeAgent names neither tag nor digest.
     pub default_tag: String,
+    /// The Secrets with which the kubelet fetches the image.
+    pub pull_secrets: Vec<String>,
+    /// When the kubelet fetches the image.
+    pub pull_policy: PullPolicy,
     /// The service account of the agent's pods.
     pub service_account: String,
     /// The port, of the node, of the agent's metrics and readiness.
@@ -120,7 +125,7 @@ pub fn daemon_set(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeAg
                     labels: Some(labels),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod::spec(settings, spec)),
+                spec: Some(pod::spec(settings, name, uid, spec)),
             },
             update_strategy: Some(DaemonSetUpdateStrategy {
                 rolling_update: Some(RollingUpdateDaemonSet {

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_crds::policy_status::{NodeCounts, PolicyStatus, WeakRule};
+use holdfast_crds::schema::RELEASE;
 use holdfast_crds::workload_node::{Asked, Given, PolicyState};
-use holdfast_policy::model::{NamespaceTarget, Target};
+use holdfast_policy::model::{NamespaceTarget, PolicyId, Target};
 use k8s_openapi::jiff::Timestamp;
+use semver::Version;
 
 use super::conditions::{Conditions, Truth};
 use crate::facts::PolicyFacts;
+use crate::facts::report::PolicyRow;
 use crate::index::Index;
 
 /// At most so many rules are listed as weakest.
@@ -17,9 +20,14 @@ const WEAKEST: usize = 10;
 /// At most so many nodes are named in a message.
 const NAMED_NODES: usize = 3;
 
+/// The reason for what only a newer agent can do.
+const AGENT_TOO_OLD: &str = "AgentTooOld";
+
 /// How far a policy got on one node.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Progress {
+    /// The agent could not take it, and is older than the operator.
+    TooOld,
     /// The kernel refused it, or the agent could not make sense of it.
     Failed,
     /// No agent says anything of the node that still counts.
@@ -81,9 +89,15 @@ fn weakness(asked: Asked, given: Given) -> u8 {
     }
 }
 
+/// Whether an agent is of an older minor version than this operator, and so may not know every field of a policy.
+fn is_older(agent_version: &str) -> bool {
+    let parse = |text: &str| Version::parse(text).ok().map(|version| (version.major, version.minor));
+    matches!((parse(agent_version), parse(RELEASE)), (Some(agent), Some(own)) if agent < own)
+}
+
 /// The status of a policy now.
 #[must_use]
-pub fn status(index: &Index, policy: &PolicyFacts, now: Timestamp) -> PolicyStatus {
+pub fn status(index: &Index, id: &PolicyId, policy: &PolicyFacts, now: Timestamp) -> PolicyStatus {
     let mut conditions = Conditions::new(&policy.status.conditions, policy.generation, now);
     let mut status = PolicyStatus { observed_generation: Some(policy.generation), ..PolicyStatus::default() };
     let target = match &policy.target {
@@ -99,7 +113,7 @@ pub fn status(index: &Index, policy: &PolicyFacts, now: Timestamp) -> PolicyStat
     };
     conditions.add("Accepted", Truth::True, "Accepted", "");
     let selected = select(index, target);
-    let survey = survey(index, policy, &selected);
+    let survey = survey(index, id, policy, &selected);
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     status.workloads = Some(selected.workloads);
     status.nodes =
@@ -108,6 +122,7 @@ pub fn status(index: &Index, policy: &PolicyFacts, now: Timestamp) -> PolicyStat
         conditions.add("Programmed", Truth::Unknown, "NoWorkloads", "no running pod is selected");
     } else if let Some((worst, _)) = survey.behind.first_key_value() {
         let reason = match worst {
+            Progress::TooOld => AGENT_TOO_OLD,
             Progress::Failed => "Failed",
             Progress::Unreported => "NoAgent",
             Progress::Pending => "Pending",
@@ -134,6 +149,13 @@ fn degraded(conditions: &mut Conditions<'_>, policy: &PolicyFacts, selected: &Se
     } else if !missing.is_empty() {
         let message = format!("spec.containers: no selected pod has a container {}", missing.join(", "));
         conditions.add("Degraded", Truth::True, "ContainerNotFound", message);
+    } else if let Some(old) = survey.behind.get(&Progress::TooOld) {
+        let message = format!(
+            "on {} of {} nodes the agent is older than {RELEASE} and could not take this generation",
+            old.len(),
+            selected.nodes.len()
+        );
+        conditions.add("Degraded", Truth::True, AGENT_TOO_OLD, message);
     } else if survey.weaker > 0 {
         let message =
             format!("{} rules are honoured less than asked on some node; see weakest", survey.weaker);
@@ -156,19 +178,20 @@ struct Survey {
     weaker: usize,
 }
 
-fn survey(index: &Index, policy: &PolicyFacts, selected: &Selected) -> Survey {
+fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selected) -> Survey {
     let mut survey = Survey::default();
     let mut weak = Vec::new();
     for node in &selected.nodes {
-        let row = match index.report(node) {
-            Ok(report) => report.policies.get(&policy.uid),
+        let report = match index.report(node) {
+            Ok(report) => report,
             Err(reason) => {
                 survey.lags(Progress::Unreported, node, reason.describe());
                 continue;
             }
         };
+        let row = report.policies.get(&policy.uid).filter(|row| row.generation == policy.generation);
         match row {
-            Some(row) if row.generation == policy.generation && row.state == PolicyState::Programmed => {
+            Some(row) if row.state == PolicyState::Programmed => {
                 survey.programmed += 1;
                 for rule in &row.rules {
                     let weakness = weakness(rule.asked, rule.given);
@@ -177,11 +200,14 @@ fn survey(index: &Index, policy: &PolicyFacts, selected: &Selected) -> Survey {
                     }
                 }
             }
-            Some(row)
-                if row.generation == policy.generation
-                    && matches!(row.state, PolicyState::Failed | PolicyState::Invalid) =>
-            {
-                survey.lags(Progress::Failed, node, row.message.as_deref().unwrap_or("refused"));
+            row if report.refused.contains(id) || row.is_some_and(PolicyRow::failed) => {
+                if is_older(&report.agent_version) {
+                    let why = format!("agent {} is too old", report.agent_version);
+                    survey.lags(Progress::TooOld, node, &why);
+                } else {
+                    let why = row.and_then(|row| row.message.as_deref());
+                    survey.lags(Progress::Failed, node, why.unwrap_or("the agent refuses the policy"));
+                }
             }
             Some(_) | None => survey.lags(Progress::Pending, node, "pending"),
         }

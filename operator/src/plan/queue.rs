@@ -80,6 +80,14 @@ impl Queue {
         });
     }
 
+    /// Asks for a subject to be looked at after a while, where that is not asked for already.
+    pub(super) fn ask_later(&mut self, subject: &Subject, after: Duration, now: Instant) {
+        self.items.entry(subject.clone()).or_default();
+        self.change(subject, |item| {
+            item.due.get_or_insert(now + after);
+        });
+    }
+
     /// Nothing is to be written of a subject for now.
     pub(super) fn settle(&mut self, subject: &Subject) {
         self.change(subject, |item| item.due = None);

@@ -9,8 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::slices::{Entry, Key};
 use super::{
-    Applied, Content, Failure, Job, OTHER_STATUS_INTERVAL, Planner, PolicyProgress, STATUS_INTERVAL, Subject,
-    address, conditions, external, node_agent, policy, service, to_second,
+    Applied, Content, Failure, GONE_FOR, Job, OTHER_STATUS_INTERVAL, Planner, PolicyProgress,
+    STATUS_INTERVAL, Subject, address, conditions, external, node_agent, policy, service, to_second,
 };
 use crate::facts::{DaemonSetFacts, ObjectKey};
 use crate::index::{Change, Dirty, Update};
@@ -109,6 +109,9 @@ impl Planner {
             Step::NodeAgents => {
                 if dirty.agents {
                     self.plan_node_agents(now, wall);
+                }
+                if dirty.reports {
+                    self.plan_gone_nodes(now);
                 }
                 self.planned = true;
             }
@@ -219,7 +222,7 @@ impl Planner {
             if !dirty.policies.contains(id, facts) {
                 continue;
             }
-            let status = policy::status(&self.index, facts, wall);
+            let status = policy::status(&self.index, id, facts, wall);
             progress.push((id.clone(), Some(status.nodes.unwrap_or_default())));
             let subject = Subject::Policy(id.clone());
             if status == facts.status {
@@ -253,6 +256,18 @@ impl Planner {
             } else {
                 let urgent = conditions::flipped(&facts.status.conditions, &status.conditions);
                 self.queue.ask(&subject, urgent, OTHER_STATUS_INTERVAL, now);
+            }
+        }
+    }
+
+    /// What agents wrote of nodes that are gone is deleted after a while, if they are still gone then.
+    fn plan_gone_nodes(&mut self, now: Instant) {
+        for node in self.index.gone_nodes() {
+            if self.index.workload_node(node).is_some() {
+                self.queue.ask_later(&Subject::WorkloadNode(node.to_owned()), GONE_FOR, now);
+            }
+            if self.index.agent_lease(node).is_some() {
+                self.queue.ask_later(&Subject::Lease(node.to_owned()), GONE_FOR, now);
             }
         }
     }
@@ -304,10 +319,23 @@ impl Planner {
             }
             Subject::Policy(id) => {
                 let facts = self.index.policies().get(id)?;
-                let status = policy::status(&self.index, facts, wall);
+                let status = policy::status(&self.index, id, facts, wall);
                 (status != facts.status).then(|| Content::Policy(facts.uid.clone(), status))
             }
+            Subject::WorkloadNode(node) => {
+                let uid = self.index.workload_node(node).filter(|_| self.index.is_gone(node))?;
+                Some(Content::Deletion(uid.to_owned()))
+            }
+            Subject::Lease(node) => {
+                let uid = self.index.agent_lease(node).filter(|_| self.index.is_gone(node))?;
+                Some(Content::Deletion(uid.to_owned()))
+            }
         }
+    }
+
+    /// Takes in that an object was deleted.
+    pub fn deleted(&mut self, subject: &Subject) {
+        self.queue.forget(subject);
     }
 
     /// Takes in that a status was written.

@@ -31,6 +31,8 @@ impl Rig {
             namespace: "holdfast-system".to_owned(),
             image_repository: "registry.test/agent".to_owned(),
             default_tag: "v1".to_owned(),
+            pull_secrets: Vec::new(),
+            pull_policy: crate::args::PullPolicy::IfNotPresent,
             service_account: "holdfast-agent".to_owned(),
             metrics_port: 9810,
         };
@@ -97,13 +99,20 @@ impl Rig {
     }
 
     fn agent(&mut self, node: &str, policies: &[(&str, PolicyRow)]) {
-        let beat = Heartbeat { renewed: Timestamp::now(), duration: 40 };
+        self.agent_of(node, holdfast_crds::schema::RELEASE, policies, &[]);
+    }
+
+    /// An agent of some version, which could not make sense of some policies.
+    fn agent_of(&mut self, node: &str, version: &str, policies: &[(&str, PolicyRow)], refused: &[&str]) {
+        let beat = Heartbeat { uid: format!("lease-{node}"), renewed: Timestamp::now(), duration: 40 };
         self.feed(Update::Lease(Change::Set(ObjectKey::cluster(node), beat)));
         let report = Report {
+            uid: format!("report-{node}"),
             node_uid: node.to_owned(),
             boot_id: "boot".to_owned(),
-            agent_version: String::new(),
+            agent_version: version.to_owned(),
             policies: policies.iter().map(|(uid, row)| ((*uid).to_owned(), row.clone())).collect(),
+            refused: refused.iter().map(|name| PolicyId::namespaced("shop", *name)).collect(),
         };
         self.feed(Update::WorkloadNode(Change::Set(ObjectKey::cluster(node), report)));
     }
@@ -124,8 +133,9 @@ impl Rig {
     }
 
     fn status(&self, name: &str) -> PolicyStatus {
-        let facts = &self.planner.index().policies()[&PolicyId::namespaced("shop", name)];
-        policy::status(self.planner.index(), facts, Timestamp::now())
+        let id = PolicyId::namespaced("shop", name);
+        let facts = &self.planner.index().policies()[&id];
+        policy::status(self.planner.index(), &id, facts, Timestamp::now())
     }
 
     fn condition(&self, name: &str, kind: &str) -> (String, String) {
@@ -331,6 +341,75 @@ fn a_policy_is_counted_from_the_pods_that_it_selects() {
 }
 
 #[test]
+fn an_agent_that_is_too_old_for_a_policy_is_told_from_one_that_refuses_it() {
+    let mut rig = Rig::new();
+    rig.policy("p", &json!({"selector": {}, "network": {"ingress": {}}}));
+    for (n, node) in ["n1", "n2"].into_iter().enumerate() {
+        rig.node(node, &format!("10.0.{n}.0/24"), &format!("192.0.2.{n}"));
+        rig.pod("shop", &format!("web-{n}"), "web", node, &format!("10.0.{n}.1"));
+        rig.agent(node, &[("p", programmed(vec![]))]);
+    }
+    // Old, and able to do what is asked all the same.
+    rig.agent_of("n2", "0.0.7", &[("p", programmed(vec![]))], &[]);
+    assert_eq!(rig.condition("p", "Degraded"), pair("False", "AsAsked"));
+    rig.agent_of("n2", "0.0.7", &[], &["p"]);
+    assert_eq!(rig.condition("p", "Programmed"), pair("False", "AgentTooOld"));
+    assert_eq!(rig.condition("p", "Degraded"), pair("True", "AgentTooOld"));
+    let message = rig.status("p").conditions[1].message.clone();
+    assert!(message.contains("n2: agent 0.0.7 is too old"), "{message}");
+    // Old, and not there yet.
+    rig.agent_of("n2", "0.0.7", &[], &[]);
+    assert_eq!(rig.condition("p", "Programmed"), pair("False", "Pending"));
+    rig.agent_of("n2", holdfast_crds::schema::RELEASE, &[], &["p"]);
+    assert_eq!(rig.condition("p", "Programmed"), pair("False", "Failed"));
+    rig.agent_of("n2", "99.0.0", &[], &["other"]);
+    assert_eq!(rig.condition("p", "Programmed"), pair("False", "Pending"));
+}
+
+#[test]
+fn what_the_agent_of_a_node_wrote_goes_some_time_after_the_node_and_the_agent() {
+    let mut rig = Rig::new();
+    let jobs = |rig: &mut Rig| {
+        rig.pass();
+        let mut found = Vec::new();
+        while let Some(job) = rig.planner.next_job(rig.now, Timestamp::now()) {
+            rig.planner.deleted(&job.subject);
+            found.push((job.subject, job.content));
+        }
+        found
+    };
+    for node in ["n1", "n2"] {
+        rig.node(node, "10.0.0.0/24", "192.0.2.1");
+        rig.agent(node, &[]);
+    }
+    rig.feed(Update::Node(Change::Gone(ObjectKey::cluster("n1"))));
+    rig.now += GONE_FOR;
+    assert_eq!(jobs(&mut rig), [], "its agent is still there");
+    rig.now += Duration::from_secs(11);
+    rig.planner.tick(rig.now);
+    assert_eq!(jobs(&mut rig), [], "it may be a matter of news that have not come yet");
+    let later = rig.now + GONE_FOR;
+    assert_eq!(rig.planner.tick(rig.now), Some(later));
+    rig.now = later;
+    let deletion = |subject: Subject, uid: &str| (subject, Content::Deletion(uid.to_owned()));
+    assert_eq!(
+        jobs(&mut rig),
+        [
+            deletion(Subject::WorkloadNode("n1".to_owned()), "report-n1"),
+            deletion(Subject::Lease("n1".to_owned()), "lease-n1")
+        ]
+    );
+    rig.feed(Update::WorkloadNode(Change::Gone(ObjectKey::cluster("n1"))));
+    rig.feed(Update::Lease(Change::Gone(ObjectKey::cluster("n1"))));
+    // One that comes back in time keeps them.
+    rig.feed(Update::Node(Change::Gone(ObjectKey::cluster("n2"))));
+    assert_eq!(jobs(&mut rig), []);
+    rig.node("n2", "10.0.0.0/24", "192.0.2.1");
+    rig.now += GONE_FOR;
+    assert_eq!(jobs(&mut rig), []);
+}
+
+#[test]
 fn the_weakest_rules_are_at_most_ten_and_the_weakest_first() {
     let mut rig = Rig::new();
     rig.policy(
@@ -391,7 +470,8 @@ fn a_cluster_policy_leaves_protected_namespaces_alone() {
         let policy: ClusterWorkloadPolicy = parse(json!({"apiVersion": "holdfast.dev/v1alpha1",
             "kind": "ClusterWorkloadPolicy", "metadata": {"name": "p", "uid": "p", "generation": 1},
             "spec": {"namespaceSelector": selector, "selector": {}, "network": {"ingress": {}}}}));
-        policy::status(rig.planner.index(), &PolicyFacts::of_cluster(&policy), Timestamp::now()).workloads
+        let facts = PolicyFacts::of_cluster(&policy);
+        policy::status(rig.planner.index(), &PolicyId::cluster("p"), &facts, Timestamp::now()).workloads
     };
     assert_eq!(workloads(json!({})), Some(1));
     assert_eq!(workloads(json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}})), Some(1));

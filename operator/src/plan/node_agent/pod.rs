@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use holdfast_crds::node_agent::NodeAgentSpec;
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    HostPathVolumeSource, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, SELinuxOptions,
-    SeccompProfile, SecurityContext, Volume, VolumeMount,
+    HostPathVolumeSource, LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe,
+    SELinuxOptions, SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -57,6 +57,10 @@ fn from_field(name: &str, field: &str) -> EnvVar {
     }
 }
 
+fn constant(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
 fn probe(settings: &AgentSettings, path: &str, failures: i32) -> Probe {
     Probe {
         failure_threshold: Some(failures),
@@ -73,8 +77,8 @@ fn probe(settings: &AgentSettings, path: &str, failures: i32) -> Probe {
 }
 
 /// The pod's spec. Everything that decides on which nodes it runs is given even where it is empty, so that nobody else
-/// can add to it.
-pub(super) fn spec(settings: &AgentSettings, spec: &NodeAgentSpec) -> PodSpec {
+/// can add to it. `name` and `uid` are the NodeAgent's: it owns what the agent writes, so that this goes with it.
+pub(super) fn spec(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeAgentSpec) -> PodSpec {
     let args = [
         "run".to_owned(),
         "--source=api".to_owned(),
@@ -87,11 +91,13 @@ pub(super) fn spec(settings: &AgentSettings, spec: &NodeAgentSpec) -> PodSpec {
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(image(settings, spec)),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_policy: Some(settings.pull_policy.as_str().to_owned()),
         args: Some(args.into()),
         env: Some(vec![
             from_field("NODE_NAME", "spec.nodeName"),
             from_field("HOLDFAST_NAMESPACE", "metadata.namespace"),
+            constant("HOLDFAST_NODE_AGENT", name),
+            constant("HOLDFAST_NODE_AGENT_UID", uid),
         ]),
         ports: Some(vec![ContainerPort {
             container_port: settings.metrics_port.into(),
@@ -130,10 +136,15 @@ pub(super) fn spec(settings: &AgentSettings, spec: &NodeAgentSpec) -> PodSpec {
     PodSpec {
         containers: vec![container],
         dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+        // A Service of an unlucky name would otherwise set a variable that the agent reads.
+        enable_service_links: Some(false),
         // Neither its readiness nor its way to the API server depends on the pod network that it guards.
         host_network: Some(true),
         // It reads the cgroup and the network namespace of every process on the node.
         host_pid: Some(true),
+        image_pull_secrets: (!settings.pull_secrets.is_empty()).then(|| {
+            settings.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect()
+        }),
         node_selector: Some(node_selector(spec)),
         priority_class_name: Some(
             spec.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),

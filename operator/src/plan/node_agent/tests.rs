@@ -5,6 +5,8 @@ fn settings() -> AgentSettings {
         namespace: "holdfast-system".to_owned(),
         image_repository: "registry.test/agent".to_owned(),
         default_tag: "v1".to_owned(),
+        pull_secrets: Vec::new(),
+        pull_policy: crate::args::PullPolicy::IfNotPresent,
         service_account: "holdfast-agent".to_owned(),
         metrics_port: 9810,
     }
@@ -56,6 +58,34 @@ fn the_agent_may_do_what_it_needs_and_is_not_privileged() {
     assert!(container.args.as_ref().unwrap().contains(&"--log-level=debug".to_owned()));
     let owner = &set.metadata.owner_references.unwrap()[0];
     assert_eq!((owner.kind.as_str(), owner.block_owner_deletion), ("NodeAgent", Some(false)));
+}
+
+#[test]
+fn the_image_is_fetched_as_the_operator_was_told() {
+    let settings = AgentSettings {
+        pull_secrets: vec!["one".to_owned(), "two".to_owned()],
+        pull_policy: PullPolicy::Always,
+        ..settings()
+    };
+    let set = daemon_set(&settings, "default", "uid", &spec(serde_json::json!({})));
+    let pod = set.spec.template.spec.unwrap();
+    assert_eq!(pod.containers[0].image_pull_policy.as_deref(), Some("Always"));
+    let secrets: Vec<String> =
+        pod.image_pull_secrets.into_iter().flatten().map(|secret| secret.name).collect();
+    assert_eq!(secrets, ["one", "two"]);
+}
+
+#[test]
+fn the_agent_knows_its_node_and_who_owns_what_it_writes() {
+    let set = daemon_set(&settings(), "default", "the-uid", &spec(serde_json::json!({})));
+    let pod = set.spec.template.spec.unwrap();
+    let env = serde_json::to_value(&pod.containers[0].env).unwrap();
+    let of = |name: &str| env.as_array().unwrap().iter().find(|var| var["name"] == name).unwrap().clone();
+    assert_eq!(of("HOLDFAST_NODE_AGENT")["value"], "default");
+    assert_eq!(of("HOLDFAST_NODE_AGENT_UID")["value"], "the-uid");
+    assert_eq!(of("NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
+    assert_eq!(of("HOLDFAST_NAMESPACE")["valueFrom"]["fieldRef"]["fieldPath"], "metadata.namespace");
+    assert_eq!(pod.enable_service_links, Some(false));
 }
 
 #[test]
