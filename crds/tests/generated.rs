@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn crdgen(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_crdgen")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_crdgen")).args(arguments).output().expect("crdgen cannot be run")
 }
 
 fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -21,6 +21,10 @@ fn the_committed_files_are_the_generated_ones_and_no_others() {
 fn a_file_that_differs_is_missing_or_too_many_is_named() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
+    std::fs::create_dir(root.path().join("docs")).unwrap();
+    let reference = root.path().join("docs/policy-reference.md");
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy-reference.md");
+    std::fs::copy(document, &reference).unwrap();
     assert!(crdgen(&["--root", path]).status.success());
     assert!(crdgen(&["--root", path, "--check"]).status.success());
 
@@ -30,12 +34,19 @@ fn a_file_that_differs_is_missing_or_too_many_is_named() {
     std::fs::write(&policies, format!("{text}# a change by hand\n")).unwrap();
     std::fs::remove_file(root.path().join("crds/yaml/holdfast.dev_nodeagents.yaml")).unwrap();
     std::fs::write(chart.join("other.yaml"), "").unwrap();
+    let tables = std::fs::read_to_string(&reference).unwrap();
+    std::fs::write(&reference, tables.replacen("| `selector` | object |", "| `selector` | string |", 1))
+        .unwrap();
     let output = crdgen(&["--root", path, "--check"]);
     assert_eq!(output.status.code(), Some(1));
     let said = said(&output);
-    assert_eq!(said.lines().count(), 3, "{said}");
-    for name in ["crds/holdfast.dev_workloadpolicies.yaml", "yaml/holdfast.dev_nodeagents.yaml", "other.yaml"]
-    {
+    assert_eq!(said.lines().count(), 4, "{said}");
+    for name in [
+        "crds/holdfast.dev_workloadpolicies.yaml",
+        "yaml/holdfast.dev_nodeagents.yaml",
+        "other.yaml",
+        "policy-reference.md",
+    ] {
         assert!(said.contains(name), "{said}");
     }
 }

@@ -1,5 +1,8 @@
-//! Writes what is made from the types: the CRDs, to `crds/yaml/` and to the chart, one file a kind. With `--check` it
-//! writes nothing and fails where a file differs, is missing, or stands there without a kind.
+//! Writes what is made from the types: the CRDs, to `crds/yaml/` and to the chart, one file a kind, and the tables of
+//! `docs/policy-reference.md`. With `--check` it writes nothing and fails where a file differs, is missing, or stands
+//! there without a kind.
+
+mod reference;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +11,8 @@ use holdfast_crds::schema::files;
 
 /// Where the CRDs stand, from the repository's root: for people and tests, and for Helm.
 const DIRECTORIES: [&str; 2] = ["crds/yaml", "charts/holdfast/crds"];
+/// The document whose tables are filled.
+const REFERENCE: &str = "docs/policy-reference.md";
 
 fn main() -> ExitCode {
     let mut check = false;
@@ -64,6 +69,16 @@ fn generate(root: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error
                     differing.push(path);
                 }
             }
+        }
+    }
+    let path = root.join(REFERENCE);
+    let document = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let filled = reference::fill(&document).map_err(|error| format!("{REFERENCE}: {error}"))?;
+    if filled != document {
+        if check {
+            differing.push(path);
+        } else {
+            std::fs::write(&path, filled)?;
         }
     }
     Ok(differing)
