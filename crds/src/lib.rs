@@ -13,7 +13,6 @@ pub mod convert;
 pub mod document;
 pub mod event;
 pub mod explain;
-pub mod event;
 pub mod external_workload;
 mod names;
 pub mod network;
