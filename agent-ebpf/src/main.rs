@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_agent::run::{self, Settings};
 use holdfast_agent::source::SourceKind;
 use holdfast_agent::{check, explain, loader, probe, status};
+use holdfast_crds::command_line;
 
 #[derive(Parser)]
 #[command(version, about = "Enforces Holdfast policies on this node")]
@@ -76,11 +78,17 @@ struct RunArgs {
     #[arg(long, env = "HOLDFAST_SOURCE", default_value = "api", value_parser = parse_source)]
     source: Source,
     /// This node's name; the machine's host name when absent
-    #[arg(long, env = "HOLDFAST_NODE_NAME")]
+    #[arg(long, env = "HOLDFAST_NODE_NAME", value_parser = parse_node_name)]
     node_name: Option<String>,
     /// The namespace that Holdfast runs in
-    #[arg(long, env = "HOLDFAST_NAMESPACE", default_value = "holdfast-system")]
+    #[arg(long, env = "HOLDFAST_NAMESPACE", default_value = "holdfast-system", value_parser = parse_namespace)]
     namespace: String,
+    /// The NodeAgent that this agent belongs to, and that owns what it writes to the API server
+    #[arg(long, env = "HOLDFAST_NODE_AGENT", value_parser = parse_node_name, requires = "node_agent_uid")]
+    node_agent: Option<String>,
+    /// The UID of that NodeAgent
+    #[arg(long, env = "HOLDFAST_NODE_AGENT_UID", value_parser = NonEmptyStringValueParser::new(), requires = "node_agent")]
+    node_agent_uid: Option<String>,
     /// Where the last good state is kept
     #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
     state_dir: PathBuf,
@@ -118,26 +126,26 @@ fn parse_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Wrong flags: one line, exit 2. Asking for help is no error.
-fn parse() -> Result<Args, ExitCode> {
-    Args::try_parse().map_err(|error| {
-        if error.use_stderr() {
-            let text = error.render().to_string();
-            let line =
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).take(1).collect::<String>();
-            let more: Vec<&str> =
-                text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty()).collect();
-            eprintln!("{line}{}{}", if more.is_empty() { "" } else { " " }, more.join(", "));
-            ExitCode::from(2)
-        } else {
-            print!("{error}");
-            ExitCode::SUCCESS
-        }
-    })
+/// The name of a node: lower-case letters, digits, inner hyphens and dots.
+fn parse_node_name(text: &str) -> Result<String, String> {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let ends = |part: &str| part.is_empty() || part.starts_with('-') || part.ends_with('-');
+    if text.len() > 253 || !text.bytes().all(known) || text.split('.').any(ends) {
+        return Err("not lower-case letters, digits, inner hyphens and dots, at most 253".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of a namespace.
+fn parse_namespace(text: &str) -> Result<String, String> {
+    match parse_node_name(text) {
+        Ok(name) if name.len() <= 63 && !name.contains('.') => Ok(name),
+        _ => Err("not lower-case letters, digits and inner hyphens, at most 63".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
-    let args = match parse() {
+    let args: Args = match command_line::parse() {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -202,6 +210,7 @@ fn run_agent(args: RunArgs) -> Result<()> {
         },
         node_name,
         state_dir: args.state_dir,
+        owner: args.node_agent.zip(args.node_agent_uid),
         metrics_addr: args.metrics_addr,
         bpffs: args.kernel.bpffs,
         host_netns: args.host_netns,

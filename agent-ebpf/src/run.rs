@@ -36,6 +36,8 @@ pub struct Settings {
     pub source: SourceKind,
     /// This node's name.
     pub node_name: String,
+    /// Name and UID of the NodeAgent that owns what this agent writes to the API server.
+    pub owner: Option<(String, String)>,
     /// Where the last good state is kept.
     pub state_dir: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
@@ -164,6 +166,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         let reporter = node::Reporter {
             node: settings.node_name.clone(),
             namespace: namespace.clone(),
+            owner: settings.owner.clone(),
             mechanisms,
             progress: progress.clone(),
         };

@@ -8,6 +8,7 @@
 
 pub mod address_slice;
 pub mod cluster_workload_policy;
+pub mod command_line;
 pub mod conditions;
 pub mod convert;
 pub mod document;

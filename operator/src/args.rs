@@ -7,10 +7,6 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-mod refusal;
-
-pub use refusal::refusal;
-
 /// Deploys Holdfast's agent, tells the agents who holds which address, and says of each policy where it is in force.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-operator", version, disable_help_subcommand = true, args_override_self = true)]

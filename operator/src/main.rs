@@ -1,16 +1,15 @@
 //! The operator's command line.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{CommandFactory, FromArgMatches};
-use holdfast_operator::args::{self, Cli, Command, LogFormat, Run};
+use holdfast_crds::command_line;
+use holdfast_operator::args::{Cli, Command, LogFormat, Run};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let cli = match parse() {
+    let cli: Cli = match command_line::parse() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -33,23 +32,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Help and version as they are asked for; one line, and 2, for wrong flags and variables.
-fn parse() -> Result<Cli, ExitCode> {
-    let mut command = Cli::command();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    let parsed =
-        command.try_get_matches_from_mut(&arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| {
-        if error.use_stderr() {
-            eprintln!("{}", args::refusal(&command, &error, &arguments, |name| std::env::var_os(name)));
-            return ExitCode::from(2);
-        }
-        // Nothing better can be done when the reader of the help is gone.
-        let _ = error.print();
-        ExitCode::SUCCESS
-    })
 }
 
 fn start_log(arguments: &Run) {

@@ -1,18 +1,19 @@
 //! What this node reports to the API server: its `WorkloadNode`, written when it changes, and a Lease that says that the
-//! agent lives.
+//! agent lives. Both belong to the NodeAgent that the agent was deployed by, so that they go with it. What somebody takes
+//! away is written again: at once where the Lease went too, else within minutes.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_crds::WorkloadNode;
 use holdfast_crds::workload_node::{
     Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PolicyReport as ApiPolicy, PolicyState,
     RuleReport, SourceError as ApiError, WorkloadNodeStatus,
 };
+use holdfast_crds::{API_VERSION, WorkloadNode};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
@@ -30,6 +31,8 @@ const MANAGER: &str = "holdfast-agent";
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long a Lease lasts.
 const LEASE_SECONDS: i32 = 40;
+/// How often it is looked whether the report is still there, and still about the node that there is.
+const CHECK_EVERY: Duration = Duration::from_mins(5);
 /// Reports are not written more often than this.
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause before a report that failed is tried again.
@@ -43,6 +46,8 @@ pub struct Reporter {
     pub node: String,
     /// Holdfast's own namespace, where Leases are.
     pub namespace: String,
+    /// Name and UID of the NodeAgent that owns what is written.
+    pub owner: Option<(String, String)>,
     /// What the kernel has.
     pub mechanisms: Mechanisms,
     /// What became of the policies.
@@ -60,6 +65,10 @@ impl Reporter {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut renew = tokio::time::interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let first_check = tokio::time::Instant::now() + super::jitter(CHECK_EVERY);
+        let mut check = tokio::time::interval_at(first_check, CHECK_EVERY);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut lease: Option<String> = None;
         let mut written: Option<WorkloadNodeStatus> = None;
         let mut due = true;
         let mut pause = REPORT_PAUSE;
@@ -67,8 +76,20 @@ impl Reporter {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 _ = renew.tick() => {
-                    if let Err(error) = self.renew(&client).await {
-                        warn!(%error, "the agent's Lease cannot be renewed");
+                    match self.renew(&client).await {
+                        // Whoever takes the Lease away takes the report with it.
+                        Ok(uid) if lease.as_ref().is_some_and(|known| *known != uid) => {
+                            (lease, written, due) = (Some(uid), None, true);
+                        }
+                        Ok(uid) => lease = Some(uid),
+                        Err(error) => warn!(%error, "the agent's Lease cannot be renewed"),
+                    }
+                }
+                _ = check.tick(), if written.is_some() => {
+                    match self.is_intact(&client, written.as_ref()).await {
+                        Ok(true) => {}
+                        Ok(false) => (written, due) = (None, true),
+                        Err(error) => warn!(%error, "the node's report cannot be looked at"),
                     }
                 }
                 changed = self.progress.changed(), if !due => {
@@ -95,12 +116,34 @@ impl Reporter {
         }
     }
 
-    async fn renew(&self, client: &Client) -> Result<()> {
+    fn owners(&self) -> Option<Vec<OwnerReference>> {
+        let (name, uid) = self.owner.clone()?;
+        Some(vec![OwnerReference {
+            api_version: API_VERSION.to_owned(),
+            kind: "NodeAgent".to_owned(),
+            name,
+            uid,
+            ..OwnerReference::default()
+        }])
+    }
+
+    /// Whether the report is there, and about the node that there is.
+    async fn is_intact(&self, client: &Client, written: Option<&WorkloadNodeStatus>) -> Result<bool> {
+        let reports: Api<WorkloadNode> = Api::all(client.clone());
+        let nodes: Api<Node> = Api::all(client.clone());
+        let there = reports.get_metadata_opt(&self.node).await?.is_some();
+        let uid = nodes.get_metadata(&self.node).await?.metadata.uid.unwrap_or_default();
+        Ok(there && written.is_some_and(|written| written.node_uid == uid))
+    }
+
+    /// Renews the Lease, and returns its UID.
+    async fn renew(&self, client: &Client) -> Result<String> {
         let name = format!("holdfast-agent-{}", self.node);
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 namespace: Some(self.namespace.clone()),
+                owner_references: self.owners(),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
@@ -111,8 +154,8 @@ impl Reporter {
             }),
         };
         let api: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
-        api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&lease)).await?;
-        Ok(())
+        let lease = api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&lease)).await?;
+        Ok(lease.metadata.uid.unwrap_or_default())
     }
 
     async fn report(
@@ -121,7 +164,7 @@ impl Reporter {
         written: Option<&WorkloadNodeStatus>,
     ) -> Result<Option<WorkloadNodeStatus>> {
         let nodes: Api<Node> = Api::all(client.clone());
-        let node_uid = nodes.get(&self.node).await?.metadata.uid.unwrap_or_default();
+        let node_uid = nodes.get_metadata(&self.node).await?.metadata.uid.unwrap_or_default();
         let progress = self.progress.borrow().clone();
         if !progress.complete && progress.error.is_none() && progress.applied.policies.is_empty() {
             return Ok(None);
@@ -133,12 +176,15 @@ impl Reporter {
         status.observed_at = Some(Time(Timestamp::now()));
         let api: Api<WorkloadNode> = Api::all(client.clone());
         let params = PatchParams::apply(MANAGER).force();
-        let object = json!({
-            "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadNode", "metadata": { "name": self.node },
+        let mut object = json!({
+            "apiVersion": API_VERSION, "kind": "WorkloadNode", "metadata": { "name": self.node },
         });
+        if let Some(owners) = self.owners() {
+            object["metadata"]["ownerReferences"] = json!(owners);
+        }
         api.patch(&self.node, &params, &Patch::Apply(&object)).await?;
         let object = json!({
-            "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadNode", "metadata": { "name": self.node },
+            "apiVersion": API_VERSION, "kind": "WorkloadNode", "metadata": { "name": self.node },
             "status": status,
         });
         api.patch_status(&self.node, &params, &Patch::Apply(&object)).await?;

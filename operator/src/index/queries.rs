@@ -179,9 +179,9 @@ impl NoReport {
     pub fn describe(self) -> &'static str {
         match self {
             Self::NoNode => "no such node",
-            Self::NoAgent => "no agent",
-            Self::Stale => "agent silent",
-            Self::OtherBoot => "report of an earlier boot",
+            Self::NoAgent => "no agent has reported",
+            Self::Stale => "its agent is silent",
+            Self::OtherBoot => "its agent has not reported since the node booted",
         }
     }
 }

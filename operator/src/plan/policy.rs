@@ -106,12 +106,17 @@ pub fn status(index: &Index, id: &PolicyId, policy: &PolicyFacts, now: Timestamp
             conditions.add("Accepted", Truth::False, refused.reason, limited(&refused.message));
             let message = "the policy is not accepted; where an earlier generation was in force, it still is";
             conditions.add("Programmed", Truth::False, "NotAccepted", message);
-            conditions.add("Degraded", Truth::Unknown, "NotAccepted", "");
+            conditions.add(
+                "Degraded",
+                Truth::Unknown,
+                "NotAccepted",
+                "the policy is not accepted; see Accepted",
+            );
             status.conditions = conditions.done();
             return status;
         }
     };
-    conditions.add("Accepted", Truth::True, "Accepted", "");
+    conditions.add("Accepted", Truth::True, "Accepted", "the policy is understood");
     let selected = select(index, target);
     let survey = survey(index, id, policy, &selected);
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -157,13 +162,17 @@ fn degraded(conditions: &mut Conditions<'_>, policy: &PolicyFacts, selected: &Se
         );
         conditions.add("Degraded", Truth::True, AGENT_TOO_OLD, message);
     } else if survey.weaker > 0 {
-        let message =
-            format!("{} rules are honoured less than asked on some node; see weakest", survey.weaker);
+        let message = survey.describe_weaker();
         conditions.add("Degraded", Truth::True, "RulesWeaker", message);
     } else if survey.programmed == 0 {
-        conditions.add("Degraded", Truth::Unknown, "NotProgrammed", "");
+        conditions.add(
+            "Degraded",
+            Truth::Unknown,
+            "NotProgrammed",
+            "no node has it in force; see Programmed",
+        );
     } else {
-        conditions.add("Degraded", Truth::False, "AsAsked", "");
+        conditions.add("Degraded", Truth::False, "AsAsked", "every rule does what it asks for");
     }
 }
 
@@ -209,7 +218,7 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
                     survey.lags(Progress::Failed, node, why.unwrap_or("the agent refuses the policy"));
                 }
             }
-            Some(_) | None => survey.lags(Progress::Pending, node, "pending"),
+            Some(_) | None => survey.lags(Progress::Pending, node, "not in its kernel yet"),
         }
     }
     weak.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
@@ -235,8 +244,20 @@ impl Survey {
         self.behind.entry(progress).or_default().push((node.clone(), why.to_owned()));
     }
 
+    /// How many rules do less than they ask for, and what the weakest does where.
+    fn describe_weaker(&self) -> String {
+        let rules = if self.weaker == 1 { "rule does" } else { "rules do" };
+        let mut message = format!("{} {rules} less than asked on some node", self.weaker);
+        if let Some(weakest) = self.weakest.first() {
+            let WeakRule { node, rule, asked, given, reason } = weakest;
+            message =
+                format!("{message}; weakest: {rule} on {node}: asked {asked:?}, given {given:?} ({reason})");
+        }
+        limited(&message)
+    }
+
     fn describe(&self, selected: usize) -> String {
-        let mut message = format!("{} of {selected} nodes", self.programmed);
+        let mut message = format!("in force on {} of {selected} nodes", self.programmed);
         let behind: Vec<&(Arc<str>, String)> = self.behind.values().flatten().collect();
         for (at, (node, why)) in behind.iter().take(NAMED_NODES).enumerate() {
             message.extend([if at == 0 { "; " } else { ", " }, node, ": ", why]);
