@@ -433,6 +433,10 @@ fn the_weakest_rules_are_at_most_ten_and_the_weakest_first() {
     assert_eq!(status.weakest.len(), 10);
     assert_eq!(status.weakest[0].given, Given::NotCovered);
     assert_eq!(rig.condition("p", "Degraded"), pair("True", "RulesWeaker"));
+    assert_eq!(
+        status.conditions.last().unwrap().message,
+        "13 rules do less than asked on some node; weakest: syscalls.rules[20] on n1: asked Deny, given NotCovered (R)"
+    );
     rig.agent("n1", &[("p", programmed(vec![row(22, Asked::Deny, Given::NotApplicable)]))]);
     assert_eq!(
         rig.condition("p", "Degraded"),
