@@ -33,6 +33,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// How often it is looked whether the report is still there, and still about the node that there is.
 const CHECK_EVERY: Duration = Duration::from_mins(5);
+/// When that is done first: a node that boots may be registered anew while its agent starts.
+const FIRST_CHECK: Duration = Duration::from_secs(20);
 /// Reports are not written more often than this.
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause before a report that failed is tried again.
@@ -65,7 +67,7 @@ impl Reporter {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut renew = tokio::time::interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let first_check = tokio::time::Instant::now() + super::jitter(CHECK_EVERY);
+        let first_check = tokio::time::Instant::now() + super::jitter(FIRST_CHECK);
         let mut check = tokio::time::interval_at(first_check, CHECK_EVERY);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut lease: Option<String> = None;
