@@ -13,6 +13,7 @@ fail() {
 }
 . tests/setup/debian.sh
 . tests/setup/helm.sh
+. tests/setup/monitoring.sh
 
 # Debian packages: the compiler of the kernel programs, QEMU and what goes into its guests, the container runtimes.
 PACKAGES=(
@@ -121,5 +122,7 @@ fetch_etcd
 build_kubernetes
 build_helm
 fetch_monitoring_crds
+fetch_prometheus
+build_dashboard_check
 rm -rf "$TOOLS/apt"
 step "done"
