@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Authorization is by Node and RBAC, `NodeRestriction` is on, and every request is in the audit log (level `Metadata`).
-//! There is no kubelet: a test that needs a node's side of the API writes it. Without a controller manager nothing makes
+//! There is no kubelet: a test that needs a node's side of the API writes it, or has [`crate::kubelet`]. Without a controller manager nothing makes
 //! service accounts, so the admission plugin that demands one of each pod is off then.
 
 mod pki;
@@ -59,11 +59,33 @@ pub struct Options {
     /// Run kube-controller-manager: service accounts, deployments, daemon sets, endpoint slices, garbage collection. Its
     /// node lifecycle controller is off, as without kubelets it would declare every node dead.
     pub controller_manager: bool,
+    /// Leave the node lifecycle controller on: for nodes that have a [`kubelet`](crate::kubelet).
+    pub node_lifecycle: bool,
     /// Run kube-scheduler.
     pub scheduler: bool,
     /// Further flags of kube-apiserver, such as `--max-requests-inflight=10`.
     pub apiserver_flags: Vec<String>,
 }
+
+impl Options {
+    /// All of it, as nodes with kubelets need it.
+    #[must_use]
+    pub fn whole() -> Self {
+        Self { controller_manager: true, node_lifecycle: true, scheduler: true, apiserver_flags: Vec::new() }
+    }
+}
+
+/// A certificate and its key, in files, in PEM.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The file of the certificate.
+    pub certificate: PathBuf,
+    /// The file of its key.
+    pub key: PathBuf,
+}
+
+/// As whom kube-apiserver talks to kubelets.
+const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
 /// A running control plane. Dropping it kills its processes and removes its folder.
 #[derive(Debug)]
@@ -89,6 +111,7 @@ impl ControlPlane {
         let folder = tempfile::Builder::new().prefix("holdfast-cluster-").tempdir()?;
         let authority = pki::Authority::new(folder.path().join("pki"))?;
         authority.server("apiserver")?;
+        authority.user(KUBELET_CLIENT, KUBELET_CLIENT, None)?;
         authority.keys("service-account")?;
         fs::write(folder.path().join("audit-policy.yaml"), AUDIT_POLICY)?;
         let (etcd_port, port) = (ports::free_port()?, ports::free_port()?);
@@ -126,6 +149,39 @@ impl ControlPlane {
         self.folder.path()
     }
 
+    /// The port of 127.0.0.1 at which kube-apiserver listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What this control plane consists of.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The file of the certificate of the authority that signs all others.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.authority.certificate()
+    }
+
+    /// The client certificate by which a kubelet knows kube-apiserver.
+    #[must_use]
+    pub fn kubelet_client(&self) -> PathBuf {
+        self.folder.path().join("pki").join(format!("{KUBELET_CLIENT}.crt"))
+    }
+
+    /// A certificate for a server on loopback that kube-apiserver is to believe, such as a kubelet.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn server_certificate(&self, name: &str) -> Result<Certificate> {
+        let pki::Files { certificate, key } = self.authority.server(&file_name(name))?;
+        Ok(Certificate { certificate, key })
+    }
+
     /// A client that may do everything. It belongs to the tokio runtime that asks for it.
     ///
     /// # Errors
@@ -161,15 +217,32 @@ impl ControlPlane {
         Ok(path)
     }
 
-    /// A kubeconfig file of a service account that exists, with a token good for an hour: what a pod of it gets.
+    /// A kubeconfig file of a service account that exists, with a token good for an hour: what a pod of it gets. It is
+    /// made once, so that it is there during an outage.
     ///
     /// # Errors
     /// When kube-apiserver gives no token.
     pub fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let token = self.kubectl(&["create", "token", "--namespace", namespace, name])?;
-        let path =
-            self.folder.path().join(format!("{}.kubeconfig", file_name(&format!("sa-{namespace}-{name}"))));
-        self.write_kubeconfig(&path, &format!("token: '{}'", token.trim()))?;
+        self.token_kubeconfig(&format!("sa-{namespace}-{name}"), &["--namespace", namespace, name])
+    }
+
+    /// The same with a token that is bound to a pod of the service account, and so to the pod's node: what a kubelet
+    /// gives that pod.
+    ///
+    /// # Errors
+    /// When there is no such pod, or kube-apiserver gives no token.
+    pub fn pod_kubeconfig(&self, namespace: &str, account: &str, pod: &str) -> Result<PathBuf> {
+        let bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod];
+        let token = [&["--namespace", namespace, account], &bound[..]].concat();
+        self.token_kubeconfig(&format!("pod-{namespace}-{pod}"), &token)
+    }
+
+    fn token_kubeconfig(&self, name: &str, token: &[&str]) -> Result<PathBuf> {
+        let path = self.folder.path().join(format!("{}.kubeconfig", file_name(name)));
+        if !path.exists() {
+            let token = self.kubectl(&[&["create", "token"], token].concat())?;
+            self.write_kubeconfig(&path, &format!("token: '{}'", token.trim()))?;
+        }
         Ok(path)
     }
 
@@ -288,6 +361,11 @@ impl ControlPlane {
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--allow-privileged=true".to_owned(),
+            // A kubelet of a test listens on loopback, whatever the address of its node.
+            "--kubelet-preferred-address-types=InternalDNS".to_owned(),
+            format!("--kubelet-certificate-authority={}", pki("ca.crt")),
+            format!("--kubelet-client-certificate={}", pki(&format!("{KUBELET_CLIENT}.crt"))),
+            format!("--kubelet-client-key={}", pki(&format!("{KUBELET_CLIENT}.key"))),
             format!("--audit-log-path={}", self.audit_log().display()),
             format!("--audit-policy-file={}", self.folder.path().join("audit-policy.yaml").display()),
         ];
@@ -299,8 +377,9 @@ impl ControlPlane {
 
     fn start_controller_manager(&mut self) -> Result<()> {
         let pki = |name: &str| self.folder.path().join("pki").join(name).display().to_string();
+        let lifecycle = if self.options.node_lifecycle { "" } else { ",-node-lifecycle-controller" };
         let flags = [
-            "--controllers=*,-node-lifecycle-controller".to_owned(),
+            format!("--controllers=*{lifecycle}"),
             "--use-service-account-credentials=true".to_owned(),
             format!("--service-account-private-key-file={}", pki("service-account.key")),
             format!("--root-ca-file={}", pki("ca.crt")),

@@ -1,12 +1,15 @@
 //! The rigs that Holdfast's suites run on, as a library: real kernels in QEMU ([`vm`]), a real Kubernetes control
-//! plane ([`controlplane`]), and what they share: child processes that cannot outlive a test ([`process`]), the
-//! tools that `make setup` brings ([`tools`]), and statically linked builds for guests ([`builds`]).
+//! plane ([`controlplane`]), nodes with kubelets for it ([`kubelet`]), and what they share: child processes that cannot
+//! outlive a test ([`process`]), the tools that `make setup` brings ([`tools`]), statically linked builds for guests
+//! ([`builds`]), and Helm with the chart ([`chart`]).
 //!
 //! What a rig needs and does not find is an error that says how to get it; nothing is ever skipped.
 
 pub mod builds;
+pub mod chart;
 pub mod controlplane;
 pub mod demo;
+pub mod kubelet;
 pub mod operator;
 pub mod process;
 pub mod scenario;

@@ -130,7 +130,7 @@ pub fn tail(text: &str, lines: usize) -> String {
 }
 
 /// Starts `command` from the thread that lives as long as this program.
-fn spawn(command: Command) -> Result<io::Result<Child>> {
+pub(crate) fn spawn(command: Command) -> Result<io::Result<Child>> {
     static SPAWNER: OnceLock<mpsc::Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (requests, inbox) = mpsc::channel::<Request>();

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -27,9 +28,23 @@ impl Top {
     /// # Errors
     /// When there is no cgroup v2 tree, or it cannot be written.
     pub fn new() -> Result<Self> {
+        Self::named(&format!("{PREFIX}{}", std::process::id()))
+    }
+
+    /// Makes another one of this process, likewise.
+    ///
+    /// # Errors
+    /// When there is no cgroup v2 tree, or it cannot be written.
+    pub fn another() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("{PREFIX}{}-{number}", std::process::id()))
+    }
+
+    fn named(name: &str) -> Result<Self> {
         let root = cgroups::root(Path::new("/proc/self/mountinfo"))?;
         reap(&root)?;
-        let name = format!("{PREFIX}{}", std::process::id());
+        let name = name.to_owned();
         fs::create_dir(root.join(&name)).with_context(|| format!("a cgroup below {}", root.display()))?;
         Ok(Self { root, name })
     }
@@ -49,6 +64,12 @@ impl Top {
         let full = self.full(&path);
         fs::create_dir_all(&full).with_context(|| full.display().to_string())?;
         Ok(path)
+    }
+
+    /// The path of the directory from the root of the tree, with a leading slash.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.name)
     }
 
     /// Where a path from the root of the tree is in the file system.
@@ -79,9 +100,8 @@ fn reap(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok()) else {
-            continue;
-        };
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let Some(owner) = owner else { continue };
         if !Path::new(&format!("/proc/{owner}")).exists() {
             remove(&entry.path()).with_context(|| format!("left by process {owner}"))?;
         }
