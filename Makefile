@@ -1,6 +1,6 @@
 # `make help` lists the targets. Each does its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test test-unit test-controlplane test-vm test-node fmt check generate
+.PHONY: help setup demo build test test-unit test-controlplane test-vm test-node fmt check generate images
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -42,3 +42,6 @@ check: setup ## formatting, lints, and that generated files are up to date
 
 generate: setup ## write the generated files: the CRDs
 	cargo run --quiet -p holdfast-crds --bin crdgen
+
+images: setup ## build the images of the operator and the agent: OCI archives in target/images
+	@images/build.sh

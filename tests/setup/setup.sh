@@ -15,9 +15,10 @@ fail() {
 . tests/setup/helm.sh
 . tests/setup/monitoring.sh
 
-# Debian packages: the compiler of the kernel programs, QEMU and what goes into its guests, the container runtimes.
+# Debian packages: the compiler of the kernel programs, what builds images, QEMU and what goes into its guests, the container runtimes.
 PACKAGES=(
     clang llvm libbpf-dev bpftool gcc libc6-dev make
+    buildah perl
     qemu-system-x86 seabios cpio kmod busybox-static xz-utils zstd
     crun runc iproute2 util-linux jq
 )
@@ -124,5 +125,6 @@ build_helm
 fetch_monitoring_crds
 fetch_prometheus
 build_dashboard_check
+images/tools.sh "$TOOLS"
 rm -rf "$TOOLS/apt"
 step "done"
