@@ -1,8 +1,9 @@
-//! Writes what is made from the types: the CRDs, to `crds/yaml/` and to the chart, one file a kind, and the tables of
-//! `docs/policy-reference.md`. With `--check` it writes nothing and fails where a file differs, is missing, or stands
+//! Writes what is made from other files: the CRDs, to `crds/yaml/` and to the chart, one file a kind, the tables of
+//! `docs/policy-reference.md` from them, and the table of `docs/chart-values.md` from the chart's `values.yaml`. With `--check` it writes nothing and fails where a file differs, is missing, or stands
 //! there without a kind.
 
 mod reference;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,8 +12,10 @@ use holdfast_crds::schema::files;
 
 /// Where the CRDs stand, from the repository's root: for people and tests, and for Helm.
 const DIRECTORIES: [&str; 2] = ["crds/yaml", "charts/holdfast/crds"];
-/// The document whose tables are filled.
+/// The document whose tables are filled from the CRDs.
 const REFERENCE: &str = "docs/policy-reference.md";
+/// The document whose table is filled from the chart's values, and these.
+const VALUES: [&str; 2] = ["docs/chart-values.md", "charts/holdfast/values.yaml"];
 
 fn main() -> ExitCode {
     let mut check = false;
@@ -71,14 +74,20 @@ fn generate(root: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error
             }
         }
     }
-    let path = root.join(REFERENCE);
-    let document = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let filled = reference::fill(&document).map_err(|error| format!("{REFERENCE}: {error}"))?;
-    if filled != document {
+    let read =
+        |name: &str| std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
+    let reference = reference::fill(&read(REFERENCE)?).map_err(|error| format!("{REFERENCE}: {error}"))?;
+    let [document, values] = VALUES;
+    let table = values::fill(&read(document)?, &read(values)?)
+        .ok_or_else(|| format!("{document}: there is no place for the table"))?;
+    for (name, filled) in [(REFERENCE, reference), (document, table)] {
+        if filled == read(name)? {
+            continue;
+        }
         if check {
-            differing.push(path);
+            differing.push(root.join(name));
         } else {
-            std::fs::write(&path, filled)?;
+            std::fs::write(root.join(name), filled)?;
         }
     }
     Ok(differing)
