@@ -255,6 +255,78 @@ struct hf_clause {
 	struct hf_condition condition[HF_ARGUMENTS]; /* by argument register */
 };
 
+/* --- events ------------------------------------------------------------------------------------------------------ */
+
+/* One record of the ring buffers `denials` and `audits`: what was counted under a key, and how. Where the task that did
+ * it is known, an hf_task follows (hf_task_event). */
+#define HF_E_PACKET 1  /* from, to, ports and proto say something */
+#define HF_E_FROM 2    /* `from` and its port are known too */
+#define HF_E_PORTS 4   /* ports are known */
+#define HF_E_CALL 8    /* abi and nr say something */
+#define HF_E_ARGUMENTS 16
+#define HF_E_TASK 32   /* an hf_task follows */
+#define HF_NO_HOOK 0xff
+struct hf_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	struct hf_counter_key key;
+	__u32 flags;
+	__u64 suppressed; /* under this key, ever: those without a record as they came too fast */
+	__u64 lost;	  /* of this ring buffer, ever: those that found no room */
+	__u64 cgroup;	  /* of the task; of a packet: of the socket's creator; 0 = not known */
+	__u64 argument[HF_ARGUMENTS];
+	struct hf_addr from;
+	struct hf_addr to;
+	__u16 from_port;
+	__u16 to_port;
+	__u32 nr;
+	__u8 abi; /* enum hf_abi */
+	__u8 proto;
+	__u8 program; /* enum hf_program */
+	__u8 hook;    /* enum hf_hook of hooks.h, or HF_NO_HOOK */
+	__u32 pad;
+};
+
+/* A path: the names from the last to the first, each with a final zero. Names may begin in the first part, a power of two;
+ * the rest holds the end of the last. */
+#define HF_TASK_PATH 1024
+#define HF_TASK_PARENT_PATH 256
+#define HF_NAME_SIZE 256
+#define HF_TASK_ARGUMENTS 512
+#define HF_TASK_NAME 16
+#define HF_TASK_ROOTED 1	      /* the path begins at the task's root; else at a root that is mounted nowhere */
+#define HF_TASK_PATH_CUT 2	      /* its beginning is missing */
+#define HF_TASK_PARENT_ROOTED 4  /* the same of the parent's */
+#define HF_TASK_PARENT_PATH_CUT 8
+struct hf_task {
+	__u64 start_ns; /* of the process, CLOCK_BOOTTIME */
+	__u32 tgid;
+	__u32 pid;
+	__u32 parent;	      /* thread group */
+	__u32 arguments_size; /* as the process has them; what is here is at most HF_TASK_ARGUMENTS of it, 0 = not read */
+	__u32 flags;
+	__u16 path_size;
+	__u16 parent_path_size;
+	char name[HF_TASK_NAME];
+	char path[HF_TASK_PATH + HF_NAME_SIZE];
+	char parent_path[HF_TASK_PARENT_PATH + HF_NAME_SIZE];
+	char arguments[HF_TASK_ARGUMENTS]; /* each with a final zero */
+};
+struct hf_task_event {
+	struct hf_event event;
+	struct hf_task task;
+};
+
+/* A token bucket for each key of a counter. */
+#define HF_EVENT_BURST 10
+#define HF_EVENT_EVERY_NS (500ull * 1000 * 1000)
+struct hf_bucket {
+	__u64 full_ns; /* when it is full again, CLOCK_BOOTTIME */
+	__u64 suppressed;
+};
+
+/* The array `event_lost`: by ring buffer, and what the agent has told of each. */
+enum hf_lost { HF_LOST_DENIALS = 0, HF_LOST_AUDITS = 1, HF_TOLD_DENIALS = 2, HF_TOLD_AUDITS = 3, HF_LOST_MAX };
+
 /* A helper failed: by program and helper. */
 enum hf_program {
 	HF_PROG_EGRESS = 1,

@@ -61,6 +61,28 @@ HF_INLINE void hf_count(__u16 program, __u32 workload, __u32 set, __u16 rule, __
 	__sync_fetch_and_add(count, 1);
 }
 
+/* Comparisons without branches, for what the verifier would else walk both ways: it hides values from a compiler that would
+ * put branches back. */
+#define HF_OPAQUE(x) asm volatile("" : "+r"(x))
+
+/* 1 where the numbers differ, else 0. */
+HF_INLINE __u64 hf_differs(__u64 a, __u64 b)
+{
+	__u64 x = a ^ b, minus = -x;
+
+	HF_OPAQUE(minus);
+	return (x | minus) >> 63;
+}
+
+/* 1 where a < b, else 0: the borrow of a - b. */
+HF_INLINE __u64 hf_less(__u64 a, __u64 b)
+{
+	__u64 x = (~a & b) | (~(a ^ b) & (a - b));
+
+	HF_OPAQUE(x);
+	return x >> 63;
+}
+
 HF_INLINE struct hf_control *hf_control(void)
 {
 	__u32 zero = 0;

@@ -69,6 +69,36 @@ struct thread_info {
 	unsigned long flags;
 	unsigned int status; /* x86 */
 };
+struct qstr {
+	const unsigned char *name;
+};
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+struct file {
+	struct path f_path;
+};
+struct fs_struct {
+	struct path root;
+};
+struct mm_struct {
+	struct file *exe_file;
+	unsigned long arg_start;
+	unsigned long arg_end;
+};
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
@@ -78,6 +108,13 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	void *stack;
+	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	__u64 start_boottime;
+	char comm[16];
+	int softirq_disable_cnt; /* PREEMPT_RT */
 };
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {

@@ -13,8 +13,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* TCP that has a socket of its own. Who opened the connection decides which direction's rules speak, for all of its
  * packets: the state of the socket tells, never the packet's addresses, which NAT may have changed. */
-HF_INLINE int hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl, __u32 index,
-		     const struct hf_packet *p, int egress, __u16 program)
+HF_INLINE __u64 hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl,
+		       const struct hf_packet *p, int egress, __u16 program)
 {
 	struct hf_decision fresh = {};
 	struct hf_question q = {};
@@ -39,10 +39,8 @@ HF_INLINE int hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf
 	 * (connect to AF_UNSPEC) and connected anew. */
 	if (flow && egress && state == HF_TCP_SYN_SENT)
 		flow->flags = 0;
-	if (flow && (flow->flags & HF_F_PEER_KNOWN) && hf_current(&flow->decision, wl)) {
-		hf_report(program, index, wl, &flow->decision, flow->direction & 1, HF_GIVEN_DROP);
-		return flow->decision.flags & HF_D_DENIED;
-	}
+	if (flow && (flow->flags & HF_F_PEER_KNOWN) && hf_current(&flow->decision, wl))
+		return hf_say(&flow->decision, flow->direction & 1);
 
 	/* SYN, SYN-ACK and the last ACK of the handshake are seen on the listener. */
 	if (listening || state == HF_TCP_SYN_RECV || state == HF_TCP_NEW_SYN_RECV) {
@@ -102,8 +100,7 @@ HF_INLINE int hf_tcp(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf
 		}
 		flow->decision = fresh;
 	}
-	hf_report(program, index, wl, &fresh, direction, HF_GIVEN_DROP);
-	return fresh.flags & HF_D_DENIED;
+	return hf_say(&fresh, direction);
 }
 
 /* In the host's own network namespace a datagram goes to the backend and its answer comes from the Service's address,
@@ -139,8 +136,8 @@ HF_INLINE int hf_is_called(struct bpf_sock *sk)
 }
 
 /* Everything without a connection: a reply is a packet against the direction in which an allowed one went. */
-HF_INLINE int hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl, __u32 index,
-			  const struct hf_packet *p, int egress, __u16 program)
+HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl,
+			    const struct hf_packet *p, int egress, __u16 program)
 {
 	struct hf_flow_key key = {};
 	struct hf_flow *flow, made = {};
@@ -176,13 +173,11 @@ HF_INLINE int hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const stru
 			if (now - flow->seen_ns > HF_FLOW_TOUCH_NS)
 				flow->seen_ns = now;
 			flow->decision = d;
-			hf_report(program, index, wl, &d, flow->direction & 1, HF_GIVEN_DROP);
-			return 0;
+			return hf_say(&d, flow->direction & 1);
 		}
 		if ((flow->direction & 1) == direction) {
-			hf_report(program, index, wl, &d, direction, HF_GIVEN_DROP);
 			bpf_map_delete_elem(&flows, &key);
-			return 1;
+			return hf_say(&d, direction);
 		}
 		/* The flow that it could be a reply to is refused by now; it may still open one of its own. */
 	}
@@ -194,11 +189,8 @@ HF_INLINE int hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const stru
 	hf_decide(wl, &q, &d);
 	if ((d.flags & HF_D_DENIED) && !egress && hf_is_service_reply(sk, wl, &q.peer))
 		return 0;
-	hf_report(program, index, wl, &d, direction, HF_GIVEN_DROP);
-	if (d.flags & HF_D_DENIED)
-		return 1;
-	if (p->fragment || (!egress && !hf_is_called(sk)))
-		return 0;
+	if ((d.flags & HF_D_DENIED) || p->fragment || (!egress && !hf_is_called(sk)))
+		return hf_say(&d, direction);
 	if (egress && sk && (wl->flags & HF_WL_HOST_PART)) {
 		struct hf_tcp_flow *sent = bpf_sk_storage_get(&tcp_flows, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -213,12 +205,12 @@ HF_INLINE int hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const stru
 	made.flags = q.node_flow ? HF_F_NODE : 0;
 	if (bpf_map_update_elem(&flows, &key, &made, BPF_ANY))
 		hf_helper_failed(program, HF_HELPER_MAP_UPDATE);
-	return 0;
+	return hf_say(&d, direction);
 }
 
-/* A packet of a workload; nonzero = refuse it. */
-HF_INLINE int hf_workload_packet(struct __sk_buff *skb, const struct hf_workload *wl, __u32 index, int egress,
-				 __u16 program)
+/* A packet of a workload: what is to be said of it. Not inline, so that its stack is free again when it is said. */
+static __attribute__((noinline)) __u64 hf_workload_packet(struct __sk_buff *skb, const struct hf_workload *wl,
+							  int egress, __u16 program)
 {
 	struct hf_packet p = {};
 	struct bpf_sock *sk;
@@ -230,8 +222,8 @@ HF_INLINE int hf_workload_packet(struct __sk_buff *skb, const struct hf_workload
 		if (!(wl->flags & HF_WL_ISOLATED(direction)))
 			return 0;
 		hf_helper_failed(program, HF_HELPER_SKB_LOAD);
-		hf_count(program, index, wl->net_set, wl->default_rule[direction & 1], direction, HF_GIVEN_DROP);
-		return 1;
+		return HF_SAY_REFUSED | HF_SAY_REPORT |
+		       HF_WHAT(wl->default_rule[direction & 1], direction, HF_GIVEN_DROP, 0, 0);
 	}
 	/* Where the workload's own process made the network namespace, or is the host, the kernel's own sockets count as
 	 * its own, and without these no IPv6 address is found. A pod's namespace is its runtime's. */
@@ -241,8 +233,8 @@ HF_INLINE int hf_workload_packet(struct __sk_buff *skb, const struct hf_workload
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (sk && p.proto == HF_TCP && !p.fragment && sk->type == HF_SOCK_STREAM)
-		return hf_tcp(skb, sk, wl, index, &p, egress, program);
-	return hf_datagram(skb, sk, wl, index, &p, egress, program);
+		return hf_tcp(skb, sk, wl, &p, egress, program);
+	return hf_datagram(skb, sk, wl, &p, egress, program);
 }
 
 HF_INLINE const struct hf_workload *hf_workload_of(__u64 cgroup, __u32 *index)
@@ -257,7 +249,7 @@ HF_INLINE const struct hf_workload *hf_workload_of(__u64 cgroup, __u32 *index)
 
 /* Remember what the host's own sockets send to pods of this node: the kubelet's probes, and what an administrator does
  * on the node. The sender's network namespace tells, not its address, which masquerading gives to outsiders too. */
-HF_INLINE void hf_note_node_flow(struct __sk_buff *skb)
+static __attribute__((noinline)) int hf_note_node_flow(struct __sk_buff *skb)
 {
 	struct hf_control *c = hf_control();
 	struct hf_node_flow_key key = {};
@@ -270,25 +262,25 @@ HF_INLINE void hf_note_node_flow(struct __sk_buff *skb)
 	__u64 now;
 
 	if (!c || !(c->flags & HF_C_NODE_FLOWS) || skb->ifindex == HF_LOOPBACK_IFINDEX)
-		return;
+		return 0;
 	sk = skb->sk;
 	if (!sk)
-		return;
+		return 0;
 	/* The verifier lets nobody add to a socket pointer; a copy of its bits, read from the stack, is a plain number. */
 	if (bpf_probe_read_kernel(&raw, sizeof(raw), &sk) ||
 	    bpf_core_read(&net, sizeof(net), &raw->__sk_common.skc_net.net) ||
 	    bpf_core_read(&inum, sizeof(inum), &net->ns.inum)) {
 		hf_helper_failed(HF_PROG_EGRESS, HF_HELPER_PROBE_READ);
-		return;
+		return 0;
 	}
 	if (inum != c->host_netns)
-		return;
+		return 0;
 	hf_parse(skb, &p);
 	if (p.broken || p.fragment)
-		return;
+		return 0;
 	known = bpf_map_lookup_elem(&addresses, &p.dst);
 	if (!known || !known->pod)
-		return;
+		return 0;
 	key.from = p.src;
 	key.to = p.dst;
 	key.from_port = p.sport;
@@ -297,6 +289,7 @@ HF_INLINE void hf_note_node_flow(struct __sk_buff *skb)
 	now = bpf_ktime_get_ns();
 	if (bpf_map_update_elem(&node_flows, &key, &now, BPF_ANY))
 		hf_helper_failed(HF_PROG_EGRESS, HF_HELPER_MAP_UPDATE);
+	return 0;
 }
 
 SEC("cgroup_skb/egress")
@@ -304,6 +297,7 @@ int hf_egress(struct __sk_buff *skb)
 {
 	const struct hf_workload *wl;
 	__u32 index = 0;
+	__u64 said;
 
 	wl = hf_workload_of(bpf_skb_cgroup_id(skb), &index);
 	if (!wl || !(wl->flags & HF_WL_NET)) {
@@ -312,7 +306,10 @@ int hf_egress(struct __sk_buff *skb)
 	}
 	if (wl->flags & HF_WL_HOST_PART)
 		hf_note_node_flow(skb);
-	return hf_workload_packet(skb, wl, index, 1, HF_PROG_EGRESS) ? HF_DROP_SILENTLY : HF_PASS;
+	said = hf_workload_packet(skb, wl, 1, HF_PROG_EGRESS);
+	if (said & HF_SAY_REPORT)
+		hf_report(skb, HF_PROG_EGRESS, index, wl->net_set, said);
+	return said & HF_SAY_REFUSED ? HF_DROP_SILENTLY : HF_PASS;
 }
 
 SEC("cgroup_skb/ingress")
@@ -320,11 +317,15 @@ int hf_ingress(struct __sk_buff *skb)
 {
 	const struct hf_workload *wl;
 	__u32 index = 0;
+	__u64 said;
 
 	wl = hf_workload_of(bpf_skb_cgroup_id(skb), &index);
 	if (!wl || !(wl->flags & HF_WL_NET))
 		return HF_PASS;
-	return hf_workload_packet(skb, wl, index, 0, HF_PROG_INGRESS) ? HF_REFUSE : HF_PASS;
+	said = hf_workload_packet(skb, wl, 0, HF_PROG_INGRESS);
+	if (said & HF_SAY_REPORT)
+		hf_report(skb, HF_PROG_INGRESS, index, wl->net_set, said);
+	return said & HF_SAY_REFUSED ? HF_REFUSE : HF_PASS;
 }
 
 /* connect and sendmsg: only policies with onDeny: Reject refuse here; the packet programs enforce all others, and
@@ -335,6 +336,7 @@ HF_INLINE int hf_sock_addr(struct bpf_sock_addr *ctx, int v6, __u16 program)
 	struct hf_question q = {};
 	struct hf_decision d = {};
 	__u32 index = 0;
+	__u64 high, low;
 
 	wl = hf_workload_of(bpf_get_current_cgroup_id(), &index);
 	if (!wl || !(wl->flags & HF_WL_NET) || !(wl->flags & HF_WL_ANY_REJECT))
@@ -372,7 +374,12 @@ HF_INLINE int hf_sock_addr(struct bpf_sock_addr *ctx, int v6, __u16 program)
 	hf_decide(wl, &q, &d);
 	if (!(d.flags & HF_D_REJECT))
 		return HF_PASS;
-	hf_report(program, index, wl, &d, HF_EGRESS, HF_GIVEN_REJECT);
+	hf_count(program, index, wl->net_set, d.rule, HF_EGRESS, HF_GIVEN_REJECT);
+	__builtin_memcpy(&high, &q.peer.w[0], sizeof(high));
+	__builtin_memcpy(&low, &q.peer.w[2], sizeof(low));
+	hf_tell_connect(HF_WHO(index, wl->net_set),
+			HF_WHAT(d.rule, HF_EGRESS, HF_GIVEN_REJECT, program, HF_NO_HOOK), high, low,
+			q.port | (__u32)q.proto << 16);
 	return HF_REFUSE;
 }
 

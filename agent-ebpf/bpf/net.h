@@ -3,7 +3,7 @@
 #ifndef HF_NET_H
 #define HF_NET_H
 
-#include "common.h"
+#include "events.h"
 
 #define HF_AF_INET 2
 #define HF_AF_INET6 10
@@ -450,13 +450,110 @@ HF_INLINE int hf_current(const struct hf_decision *d, const struct hf_workload *
 	return d->epoch == c->epoch || (d->flags & (HF_D_SERVICE | HF_D_DENIED)) == HF_D_SERVICE;
 }
 
-HF_INLINE void hf_report(__u16 program, __u32 index, const struct hf_workload *wl, const struct hf_decision *d,
-			 __u8 direction, __u8 given)
+/* What is to be said of a packet: the bits of HF_WHAT without program and hook, and these. */
+#define HF_SAY_REFUSED (1ull << 62)
+#define HF_SAY_REPORT (1ull << 63)
+
+HF_INLINE __u64 hf_say(const struct hf_decision *d, __u8 direction)
 {
 	if (d->flags & HF_D_DENIED)
-		hf_count(program, index, wl->net_set, d->rule, direction, given);
-	else if (d->flags & HF_D_WOULD_DENY)
-		hf_count(program, index, wl->net_set, d->would_rule, direction, HF_GIVEN_AUDIT);
+		return HF_SAY_REFUSED | HF_SAY_REPORT | HF_WHAT(d->rule, direction, HF_GIVEN_DROP, 0, 0);
+	if (d->flags & HF_D_WOULD_DENY)
+		return HF_SAY_REPORT | HF_WHAT(d->would_rule, direction, HF_GIVEN_AUDIT, 0, 0);
+	return 0;
+}
+
+/* The packet's headers once more: what is told is the rare case, and so costs the others nothing. */
+HF_INLINE void hf_note_headers(struct __sk_buff *skb, struct hf_event *event)
+{
+	__u32 transport = hf_transport(skb), offset = transport & HF_T_OFFSET;
+	struct hf_ports ports;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		hf_v4(&event->from, 0);
+		hf_v4(&event->to, 0);
+		hf_load(skb, __builtin_offsetof(struct hf_ip4, src), &event->from.w[3], 4);
+		hf_load(skb, __builtin_offsetof(struct hf_ip4, dst), &event->to.w[3], 4);
+	} else {
+		hf_load(skb, __builtin_offsetof(struct hf_ip6, src), &event->from, sizeof(event->from));
+		hf_load(skb, __builtin_offsetof(struct hf_ip6, dst), &event->to, sizeof(event->to));
+	}
+	event->proto = transport >> HF_T_PROTO_SHIFT;
+	if (transport & (HF_T_BROKEN | HF_T_FRAGMENT) || (event->proto != HF_TCP && event->proto != HF_UDP))
+		return;
+	if (hf_load(skb, offset, &ports, sizeof(ports)))
+		return;
+	event->from_port = bpf_ntohs(ports.src);
+	event->to_port = bpf_ntohs(ports.dst);
+	event->flags |= HF_E_PORTS;
+}
+
+/* Tells of a packet: refused, or one that would have been. */
+__attribute__((noinline)) int hf_tell_packet(struct __sk_buff *skb, __u64 who, __u64 what)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct hf_counter_key key = hf_key(who, what);
+	struct hf_bucket *bucket = hf_take_token(&key);
+	__u32 flags = HF_E_PACKET | HF_E_FROM;
+	struct hf_event *event;
+
+	if (!bucket)
+		return 0;
+	/* A socket's packets leave it in its user's context, but for what timers and answers send. */
+	if ((__u8)(what >> 32) == HF_PROG_EGRESS && hf_is_current(task)) {
+		struct hf_task_event *whole = hf_reserve(&key, sizeof(*whole));
+
+		if (!whole)
+			return 0;
+		flags |= HF_E_TASK;
+		hf_describe(&whole->task, task);
+		event = &whole->event;
+	} else {
+		event = hf_reserve(&key, sizeof(*event));
+		if (!event)
+			return 0;
+	}
+	hf_begin(event, &key, bucket->suppressed, flags);
+	event->cgroup = bpf_skb_cgroup_id(skb);
+	event->program = what >> 32;
+	hf_note_headers(skb, event);
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* Tells of a call that would connect or send; `high` and `low` are the address as it lies in memory. */
+__attribute__((noinline)) int hf_tell_connect(__u64 who, __u64 what, __u64 high, __u64 low, __u32 port_proto)
+{
+	struct hf_counter_key key = hf_key(who, what);
+	struct hf_bucket *bucket = hf_take_token(&key);
+	struct hf_task_event *whole;
+	__u32 flags = HF_E_PACKET | HF_E_TASK;
+	__u8 proto = port_proto >> 16;
+
+	if (!bucket)
+		return 0;
+	whole = hf_reserve(&key, sizeof(*whole));
+	if (!whole)
+		return 0;
+	if (proto == HF_TCP || proto == HF_UDP)
+		flags |= HF_E_PORTS;
+	hf_begin(&whole->event, &key, bucket->suppressed, flags);
+	whole->event.cgroup = bpf_get_current_cgroup_id();
+	__builtin_memcpy(&whole->event.to.w[0], &high, sizeof(high));
+	__builtin_memcpy(&whole->event.to.w[2], &low, sizeof(low));
+	whole->event.to_port = port_proto;
+	whole->event.proto = proto;
+	whole->event.program = what >> 32;
+	hf_describe(&whole->task, (struct task_struct *)bpf_get_current_task());
+	bpf_ringbuf_submit(whole, 0);
+	return 0;
+}
+
+/* Counts and tells what is to be said of a packet. */
+HF_INLINE void hf_report(struct __sk_buff *skb, __u16 program, __u32 index, __u32 set, __u64 said)
+{
+	hf_count(program, index, set, said, said >> 16, said >> 24);
+	hf_tell_packet(skb, HF_WHO(index, set), (said & 0xffffffff) | HF_WHAT(0, 0, 0, program, HF_NO_HOOK));
 }
 
 /* Was this flow opened by a socket of the host's own network namespace on this node? */

@@ -16,8 +16,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * their own do not get any. A kernel's own socket has `kern` set. */
 HF_INLINE int hf_socket_bypasses(int family, int kern)
 {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	const struct hf_workload *wl;
-	__u32 index, direction;
+	__u32 index, direction, abi, nr;
 
 	if (kern || (family != HF_AF_PACKET && family != HF_AF_XDP))
 		return 0;
@@ -31,6 +32,10 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 	else
 		return 0;
 	hf_count(HF_PROG_SYSCALL, index, wl->net_set, wl->default_rule[direction], direction, HF_GIVEN_DENY);
+	hf_read_number(task, hf_regs(task), &abi, &nr);
+	hf_tell_call(HF_WHO(index, wl->net_set),
+		     HF_WHAT(wl->default_rule[direction], direction, HF_GIVEN_DENY, HF_PROG_SYSCALL, HF_HOOK_socket_create),
+		     abi, nr);
 	return 1;
 }
 
@@ -57,12 +62,12 @@ int hf_sys_enter(unsigned long long *ctx)
 		return 0;
 	hf_answer(&call, HF_PROG_SYS_ENTER);
 	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_KILL) {
-		hf_count_audits(&call, HF_PROG_SYS_ENTER);
+		hf_count_audits(&call, HF_PROG_SYS_ENTER, HF_NO_HOOK);
 		return 0;
 	}
 	if (bpf_send_signal(HF_SIGKILL))
 		hf_helper_failed(HF_PROG_SYS_ENTER, HF_HELPER_SEND_SIGNAL);
 	else
-		hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER);
+		hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER, HF_NO_HOOK);
 	return 0;
 }

@@ -3,15 +3,13 @@
 #ifndef HF_SYSCALL_H
 #define HF_SYSCALL_H
 
+#include "events.h"
 #include "process.h"
 #include "hooks.h"
 #include "regs.h"
 
 #define HF_EPERM 1
 #define HF_SIGKILL 9
-/* include/linux/sched.h */
-#define HF_PF_IO_WORKER 0x00000010
-#define HF_PF_KTHREAD 0x00200000
 /* io_uring_enter has one number everywhere. */
 #define HF_NR_IO_URING_ENTER 426
 
@@ -20,28 +18,8 @@ HF_HASH(clauses, BPF_MAP_TYPE_HASH, struct hf_clause_key, struct hf_clause, 5242
 
 /* --- clauses ----------------------------------------------------------------------------------------------------- */
 
-/* What follows has no branches, and hides its values from a compiler that would put some back: the verifier walks every
- * way through a clause's six conditions, on old kernels for each of 64 clauses. */
-#define HF_OPAQUE(x) asm volatile("" : "+r"(x))
-
-/* 1 where the numbers differ, else 0. */
-HF_INLINE __u64 hf_differs(__u64 a, __u64 b)
-{
-	__u64 x = a ^ b, minus = -x;
-
-	HF_OPAQUE(minus);
-	return (x | minus) >> 63;
-}
-
-/* 1 where a < b, else 0: the borrow of a - b. */
-HF_INLINE __u64 hf_less(__u64 a, __u64 b)
-{
-	__u64 x = (~a & b) | (~(a ^ b) & (a - b));
-
-	HF_OPAQUE(x);
-	return x >> 63;
-}
-
+/* What follows has no branches: the verifier walks every way through a clause's six conditions, on old kernels for each of
+ * 64 clauses. */
 HF_INLINE __u64 hf_greatest(__u64 a, __u64 b)
 {
 	return a ^ ((a ^ b) & -hf_less(a, b));
@@ -178,20 +156,59 @@ HF_INLINE void hf_answer(struct hf_call *call, __u16 program)
 	}
 }
 
-HF_INLINE void hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program)
+/* Tells of the current task's call. A thread of io_uring has somebody else's registers: no arguments. */
+__attribute__((noinline)) int hf_tell_call(__u64 who, __u64 what, __u32 abi, __u32 nr)
 {
-	hf_count(program, call->index, call->wl->sys_set, HF_ANSWER_RULE(answer), HF_KIND_SYSCALL, given);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct hf_counter_key key = hf_key(who, what);
+	struct hf_bucket *bucket = hf_take_token(&key);
+	struct hf_task_event *whole;
+
+	if (!bucket)
+		return 0;
+	whole = hf_reserve(&key, sizeof(*whole));
+	if (!whole)
+		return 0;
+	hf_begin(&whole->event, &key, bucket->suppressed, HF_E_CALL | HF_E_TASK);
+	whole->event.cgroup = bpf_get_current_cgroup_id();
+	whole->event.abi = abi;
+	whole->event.nr = nr;
+	whole->event.program = what >> 32;
+	whole->event.hook = what >> 40;
+	if (!(BPF_CORE_READ(task, flags) & HF_PF_IO_WORKER)) {
+		__u64 argument[HF_ARGUMENTS];
+
+		if (hf_read_arguments(hf_regs(task), abi, argument)) {
+			hf_helper_failed(HF_PROG_SYSCALL, HF_HELPER_PROBE_READ);
+		} else {
+			__builtin_memcpy(whole->event.argument, argument, sizeof(argument));
+			whole->event.flags |= HF_E_ARGUMENTS;
+		}
+	}
+	hf_describe(&whole->task, task);
+	bpf_ringbuf_submit(whole, 0);
+	return 0;
+}
+
+HF_INLINE void hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program, __u32 hook)
+{
+	__u32 set = call->wl->sys_set;
+	__u16 rule = HF_ANSWER_RULE(answer);
+
+	hf_count(program, call->index, set, rule, HF_KIND_SYSCALL, given);
+	hf_tell_call(HF_WHO(call->index, set), HF_WHAT(rule, HF_KIND_SYSCALL, given, program, hook), call->e.key.abi,
+		     call->e.key.nr);
 }
 
 /* Where the call goes ahead: what is watched, and what policies in mode Audit would have made stricter. */
-HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program)
+HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program, __u32 hook)
 {
 	__u64 enforced = HF_ANSWER_ACTION(call->e.enforced);
 
 	if (enforced == HF_A_AUDIT)
-		hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program);
+		hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program, hook);
 	if (HF_ANSWER_ACTION(call->e.audited) > enforced)
-		hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program);
+		hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program, hook);
 }
 
 /* On a hook: is the current call to be refused here? Counts what it answers. */
@@ -206,7 +223,7 @@ static __attribute__((noinline)) int hf_refused(__u32 hook)
 		return 0;
 	hf_answer(&call, HF_PROG_SYSCALL);
 	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_DENY) {
-		hf_count_audits(&call, HF_PROG_SYSCALL);
+		hf_count_audits(&call, HF_PROG_SYSCALL, hook);
 		return 0;
 	}
 	if (HF_ANSWER_ACTION(call.e.enforced) == HF_A_KILL) {
@@ -216,7 +233,7 @@ static __attribute__((noinline)) int hf_refused(__u32 hook)
 		else
 			given = HF_GIVEN_DENY_AND_KILL;
 	}
-	hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL);
+	hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL, hook);
 	return 1;
 }
 

@@ -121,13 +121,15 @@ macro_rules! mirrors {
         )*
         /// (C name, size, [(member, offset, size)]) of each mirror.
         #[cfg(test)]
-        fn layouts() -> Vec<(&'static str, usize, Vec<(&'static str, usize, usize)>)> {
+        pub(super) fn layouts() -> Vec<(&'static str, usize, Vec<(&'static str, usize, usize)>)> {
             vec![$(
                 ($c, size_of::<$name>(), vec![$((stringify!($field), std::mem::offset_of!($name, $field), size_of::<$ty>())),*])
             ),*]
         }
     };
 }
+
+pub mod event;
 
 mirrors! {
     /// An address; IPv4 as `::ffff:a.b.c.d`, in network order.
@@ -468,7 +470,7 @@ mod tests {
         for object in ["net.o", "cgroup.o", "process.o", "syscall.o"] {
             known.extend(structures(object));
         }
-        for (name, size, fields) in layouts() {
+        for (name, size, fields) in layouts().into_iter().chain(event::layouts()) {
             let (real, members) = known.get(name).unwrap_or_else(|| panic!("{name} is in no object"));
             assert_eq!(*real, size, "size of {name}");
             let sum: usize = fields.iter().map(|(_, _, size)| size).sum();

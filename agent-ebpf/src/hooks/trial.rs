@@ -22,6 +22,8 @@ use crate::mechanisms::{Mechanisms, State};
 
 /// Entries that each map has room for.
 const ROOM: u32 = 128;
+/// Bytes of a ring buffer: a power of two, and no less than a page of any kernel.
+const ROOM_FOR_RECORDS: u32 = 64 * 1024;
 const SET: u32 = 1;
 const WORKLOAD: u32 = 1;
 const DENY: u8 = 2;
@@ -223,11 +225,24 @@ fn private_maps(
     btf: &Btf,
 ) -> Result<(Programs, aya::Ebpf), HookError> {
     let _folder = Folder::make(pins.to_owned())?;
-    let small = ["cgroups", "workloads", "counters", "helper_errors", "processes", "syscalls", "clauses"];
+    let small = [
+        "cgroups",
+        "workloads",
+        "counters",
+        "helper_errors",
+        "processes",
+        "syscalls",
+        "clauses",
+        "event_buckets",
+        "event_told",
+    ];
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf)).default_map_pin_directory(pins);
     for name in small {
         loader.map_max_entries(name, ROOM);
+    }
+    for ring in ["denials", "audits"] {
+        loader.map_max_entries(ring, ROOM_FOR_RECORDS);
     }
     let maps = loader.load(bytes).map_err(|source| HookError::Maps(Box::new(source)));
     let linked = maps.and_then(|maps| Ok((object.link(pins)?, maps)));
