@@ -3,9 +3,10 @@
 //! more goes. What was written is read back before anything is called programmed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use holdfast_policy::compile::{self, Compiled};
 use holdfast_policy::error::CompileError;
@@ -13,6 +14,7 @@ use holdfast_policy::model::{AddressFacts, Entities, Policy, PolicyId};
 use tracing::warn;
 
 use crate::abi;
+use crate::cgroups;
 use crate::facts::{Facts, Pod};
 use crate::hooks::{HookError, Hooks};
 use crate::lower::{self, Lowered, Meaning, Numbers};
@@ -335,7 +337,7 @@ impl Engine {
     /// When the kernel refuses.
     pub fn counts(&mut self) -> Result<&Counts, EngineError> {
         let raw = self.maps.counters()?;
-        for gone in self.counts.take(&raw) {
+        for gone in self.counts.take(&raw, Instant::now()) {
             self.maps.forget_counter(&gone.key)?;
             self.counts.settle(gone);
         }
@@ -380,9 +382,8 @@ fn newcomers(policies: &[Policy], in_force: &HashMap<PolicyId, Policy>) -> Optio
     (!ids.is_empty()).then_some(ids)
 }
 
-/// The cgroup that the agent itself is in; `None` where it cannot tell, as in a cgroup namespace of its own.
+/// The cgroup that the agent itself is in; `None` where that is the root, or cannot be told.
 fn own_cgroup() -> Option<String> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    (path != "/").then(|| path.to_owned())
+    let root = cgroups::root(Path::new("/proc/self/mountinfo")).ok()?;
+    cgroups::own(&root).filter(|path| path != "/")
 }

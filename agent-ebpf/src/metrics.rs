@@ -1,10 +1,13 @@
 //! The agent's metrics. Counts of denials come from the kernel's own counters at each scrape.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast_crds::usage::{self, Usage};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::abi;
@@ -12,12 +15,18 @@ use crate::engine::counts::Subject;
 use crate::engine::report::PolicyReport;
 use crate::mechanisms::{Mechanisms, State};
 
+pub mod series;
+
+use series::{Labels, Series, Shown};
+
 /// All metrics of an agent.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
     denials: IntCounterVec,
     audits: IntCounterVec,
+    series: Arc<Mutex<Series>>,
+    folded_series: IntGauge,
     policy_rules: IntGaugeVec,
     /// Seconds from facts to kernel.
     pub apply: Histogram,
@@ -30,12 +39,23 @@ pub struct Metrics {
     source_errors: IntGaugeVec,
     events: IntCounterVec,
     events_lost: IntCounterVec,
+    process: Vec<Process>,
+}
+
+/// A metric of the process itself.
+#[derive(Clone)]
+enum Process {
+    Counter(Counter),
+    Gauge(Gauge),
 }
 
 /// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
 #[error("metrics: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
+
+/// The kinds of [`Metrics::probe_failed`].
+const PROBES: [&str; 4] = ["apply", "link", "map", "read"];
 
 const DENIAL_LABELS: [&str; 5] = ["namespace", "workload", "policy", "rule_kind", "given"];
 
@@ -72,7 +92,16 @@ impl Metrics {
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), "agent"]).set(1.0);
         register(&registry, build)?;
-        Ok(Self {
+        let mut process = Vec::new();
+        for (name, help, grows) in usage::METRICS {
+            let opts = Opts::new(name, help);
+            process.push(if grows {
+                Process::Counter(register(&registry, Counter::with_opts(opts)?)?)
+            } else {
+                Process::Gauge(register(&registry, Gauge::with_opts(opts)?)?)
+            });
+        }
+        let metrics = Self {
             denials: counter(
                 "holdfast_denials_total",
                 "Packets and system calls refused, and processes killed, by workload and policy.",
@@ -82,6 +111,15 @@ impl Metrics {
                 "holdfast_audits_total",
                 "Packets and system calls that audited rules name, or that policies in mode Audit would have refused.",
                 &DENIAL_LABELS,
+            )?,
+            series: Arc::default(),
+            folded_series: register(
+                &registry,
+                IntGauge::new(
+                    "holdfast_folded_series",
+                    "Counts of denials and audits that have no series of their own: they are under the workload and policy \
+                     `other`.",
+                )?,
             )?,
             policy_rules: gauge(
                 "holdfast_policy_rules",
@@ -127,27 +165,54 @@ impl Metrics {
                  tree as well.",
                 &["buffer"],
             )?,
+            process,
             registry,
-        })
+        };
+        // A series that is there before its first failure: what came into being with the failure would be no increase.
+        for kind in PROBES {
+            metrics.probe_failed(kind, 0);
+        }
+        Ok(metrics)
     }
 
     /// Sets the counts of refusals from what the kernel counted.
     pub fn set_counts(&self, totals: &BTreeMap<Subject, u64>) {
-        let mut sums: BTreeMap<[&str; 5], u64> = BTreeMap::new();
+        let mut sums: BTreeMap<Labels, u64> = BTreeMap::new();
         for (subject, count) in totals {
             let labels = [
-                subject.namespace.as_str(),
-                &subject.workload,
-                &subject.policy,
-                subject.rule_kind,
-                subject.given,
+                subject.namespace.clone(),
+                subject.workload.clone(),
+                subject.policy.clone(),
+                subject.rule_kind.to_owned(),
+                subject.given.to_owned(),
             ];
             *sums.entry(labels).or_default() += count;
         }
-        for (labels, sum) in sums {
-            let counter = if labels[4] == "Audit" { &self.audits } else { &self.denials };
-            let counter = counter.with_label_values(&labels);
-            counter.inc_by(sum.saturating_sub(counter.get()));
+        let Shown { counts, gone, folded } =
+            self.series.lock().unwrap_or_else(PoisonError::into_inner).take(&sums);
+        let of = |labels: &Labels| if labels[4] == "Audit" { &self.audits } else { &self.denials };
+        for labels in &gone {
+            // That there is none is what is wanted.
+            drop(of(labels).remove_label_values(labels));
+        }
+        for (labels, count) in &counts {
+            let counter = of(labels).with_label_values(labels);
+            if *count < counter.get() {
+                // Forgotten since the last look, and new again.
+                counter.reset();
+            }
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.folded_series.set(i64::try_from(folded).unwrap_or(i64::MAX));
+    }
+
+    /// Sets what this process takes of the machine.
+    pub fn set_usage(&self, usage: &Usage) {
+        for (metric, value) in self.process.iter().zip(usage.values()) {
+            match metric {
+                Process::Counter(counter) => counter.inc_by((value - counter.get()).max(0.0)),
+                Process::Gauge(gauge) => gauge.set(value),
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod rules;
 pub mod schema;
 pub mod selector;
 pub mod syscalls;
+pub mod usage;
 mod validate;
 pub mod workload_node;
 pub mod workload_policy;

@@ -9,10 +9,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use holdfast_crds::usage::{self, Usage};
 use holdfast_policy::model::PolicyId;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,24 @@ pub struct Metrics {
     /// Whether this replica leads.
     pub leader: IntGauge,
     invalid_objects: IntGaugeVec,
+    process: Vec<Process>,
+}
+
+/// A metric of the process itself.
+#[derive(Clone, Debug)]
+enum Process {
+    Counter(Counter),
+    Gauge(Gauge),
+}
+
+impl Process {
+    fn new(name: &str, help: &str, grows: bool) -> Result<Self, prometheus::Error> {
+        if grows {
+            Counter::new(name, help).map(Self::Counter)
+        } else {
+            Gauge::new(name, help).map(Self::Gauge)
+        }
+    }
 }
 
 impl Metrics {
@@ -89,9 +108,13 @@ impl Metrics {
                 "Objects of Holdfast's own kinds that do not parse, by kind",
                 &["kind"],
             )?,
+            process: usage::METRICS
+                .iter()
+                .map(|(name, help, grows)| Process::new(name, help, *grows))
+                .collect::<Result<_, _>>()?,
         };
-        let build = gauge("holdfast_build_info", "The version of this program", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let build = gauge("holdfast_build_info", "The version of this program", &["version", "component"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), "operator"]).set(1);
         let registry = &metrics.registry;
         registry.register(Box::new(metrics.reconcile_duration.clone()))?;
         registry.register(Box::new(metrics.reconcile_errors.clone()))?;
@@ -104,6 +127,12 @@ impl Metrics {
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.invalid_objects.clone()))?;
         registry.register(Box::new(build))?;
+        for metric in &metrics.process {
+            match metric {
+                Process::Counter(counter) => registry.register(Box::new(counter.clone()))?,
+                Process::Gauge(gauge) => registry.register(Box::new(gauge.clone()))?,
+            }
+        }
         Ok(metrics)
     }
 
@@ -159,11 +188,24 @@ impl Metrics {
         self.invalid_objects.with_label_values(&[kind]).set(int(count));
     }
 
+    fn set_usage(&self, usage: &Usage) {
+        for (metric, value) in self.process.iter().zip(usage.values()) {
+            match metric {
+                Process::Counter(counter) => counter.inc_by((value - counter.get()).max(0.0)),
+                Process::Gauge(gauge) => gauge.set(value),
+            }
+        }
+    }
+
     /// All metrics in Prometheus' text format.
     ///
     /// # Errors
     /// When they cannot be encoded.
     pub fn text(&self) -> Result<String, prometheus::Error> {
+        match Usage::read() {
+            Ok(usage) => self.set_usage(&usage),
+            Err(error) => tracing::warn!(%error, "what this process takes cannot be read"),
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

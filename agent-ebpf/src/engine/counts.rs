@@ -1,8 +1,10 @@
 //! From the kernel's counters to counts by workload and policy. A counter of a set or workload that is gone is added to
-//! what it counted for and then removed, so that counts only ever grow and the map does not.
+//! what it counted for and then removed, so that counts only ever grow and the map does not. What no workload here and no
+//! policy stands for any more is forgotten after [`KEEP`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holdfast_policy::compile::{NetSet, SysSet};
 use holdfast_policy::model::RuleRef;
@@ -48,6 +50,17 @@ struct Who {
     workload: String,
 }
 
+/// How long a count is kept whose workload or policy is gone: long enough for every Prometheus to see its last value.
+pub const KEEP: Duration = Duration::from_mins(15);
+
+/// What counters that are gone came to.
+#[derive(Debug, Default)]
+struct Settled {
+    count: u64,
+    /// Since when there is nobody who could count on.
+    gone_since: Option<Instant>,
+}
+
 /// A counter that nothing counts in any more.
 #[derive(Debug)]
 pub struct Gone {
@@ -61,7 +74,7 @@ pub struct Gone {
 #[derive(Debug, Default)]
 pub struct Counts {
     /// From counters that are gone.
-    settled: BTreeMap<Subject, u64>,
+    settled: BTreeMap<Subject, Settled>,
     /// Everything, as of the last look.
     totals: BTreeMap<Subject, u64>,
     workloads: HashMap<u32, Who>,
@@ -106,8 +119,9 @@ impl Counts {
     }
 
     /// Takes in the kernel's counters; returns those that can be removed from the map, and then settled.
-    pub fn take(&mut self, raw: &HashMap<abi::CounterKey, u64>) -> Vec<Gone> {
-        self.totals = self.settled.clone();
+    pub fn take(&mut self, raw: &HashMap<abi::CounterKey, u64>, now: Instant) -> Vec<Gone> {
+        self.forget(now);
+        self.totals = self.settled.iter().map(|(subject, kept)| (subject.clone(), kept.count)).collect();
         let (mut gone, mut leaving) = (Vec::new(), Vec::new());
         for (key, count) in raw {
             let subject = self.subject(key);
@@ -140,8 +154,31 @@ impl Counts {
     /// Keeps the count of a counter that was removed.
     pub fn settle(&mut self, gone: Gone) {
         if let Some(subject) = gone.subject {
-            *self.settled.entry(subject).or_default() += gone.count;
+            self.settled.entry(subject).or_default().count += gone.count;
         }
+    }
+
+    /// Forgets what nobody has stood for since [`KEEP`] ago.
+    fn forget(&mut self, now: Instant) {
+        let Some(live) = &self.live else { return };
+        let owners: HashSet<(&str, &str)> = live
+            .workloads
+            .keys()
+            .filter_map(|index| self.workloads.get(index))
+            .map(|who| (who.namespace.as_str(), who.workload.as_str()))
+            .collect();
+        let net = live.net_sets.values().flat_map(|set| &set.key.policies);
+        let sys = live.sys_sets.values().flat_map(|set| &set.key.policies);
+        let policies: HashSet<String> = net.chain(sys).map(|key| key.id.to_string()).collect();
+        self.settled.retain(|subject, kept| {
+            let owner = (subject.namespace.as_str(), subject.workload.as_str());
+            if owners.contains(&owner) && policies.contains(&subject.policy) {
+                kept.gone_since = None;
+            } else if now.duration_since(*kept.gone_since.get_or_insert(now)) >= KEEP {
+                return false;
+            }
+            true
+        });
     }
 
     /// Everything as of the last look.

@@ -6,8 +6,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use holdfast_crds::usage::Usage;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::Progress;
 use crate::engine::Engine;
@@ -82,6 +84,10 @@ async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
             shared.metrics.set_map(map, count, capacity);
         }
         drop(engine);
+        match Usage::read() {
+            Ok(usage) => shared.metrics.set_usage(&usage),
+            Err(error) => warn!(%error, "what this process takes cannot be read"),
+        }
         shared.metrics.encode().map_err(|error| error.to_string())
     });
     match read.await {
