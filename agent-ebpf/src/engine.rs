@@ -140,6 +140,12 @@ impl Engine {
         &self.placements
     }
 
+    /// The versions of policies that are in force.
+    #[must_use]
+    pub fn in_force(&self) -> &HashMap<PolicyId, Policy> {
+        &self.in_force
+    }
+
     /// Brings the kernel to the facts. A policy that cannot be compiled or written keeps its last good version in force
     /// and is reported; it never keeps others from coming into force.
     ///

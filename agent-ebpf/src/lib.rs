@@ -8,6 +8,7 @@ pub mod abi;
 pub mod cgroups;
 pub mod check;
 pub mod engine;
+pub mod events;
 pub mod explain;
 pub mod facts;
 pub mod hooks;

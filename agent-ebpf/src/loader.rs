@@ -12,6 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError
 use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
 
 use crate::abi;
+use crate::maps::events::EventMaps;
 use crate::maps::{MapError, Maps};
 
 /// The compiled kernel programs.
@@ -138,6 +139,12 @@ pub struct Kernel {
     pub maps: Maps,
     /// Cgroups that come and go.
     pub cgroup_events: RingBuf<MapData>,
+    /// What was refused.
+    pub denials: RingBuf<MapData>,
+    /// What was let through and recorded.
+    pub audits: RingBuf<MapData>,
+    /// What is known of those that have no record.
+    pub event_maps: EventMaps,
     /// Types of the running kernel.
     pub btf: Btf,
 }
@@ -186,11 +193,26 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
     // Makes the maps; its programs are loaded one by one when they are needed.
     drop(load_object("syscall", objects::SYSCALL, places, &btf)?);
     let maps = Maps::open(&places.pins())?;
-    let path = places.pins().join("cgroup_events");
-    let ring = MapData::from_pin(&path)
+    Ok(Kernel {
+        maps,
+        cgroup_events: ring(places, "cgroup_events")?,
+        denials: ring(places, "denials")?,
+        audits: ring(places, "audits")?,
+        event_maps: EventMaps::open(&places.pins())?,
+        btf,
+    })
+}
+
+/// Opens a pinned ring buffer.
+///
+/// # Errors
+///
+/// When it is not there.
+pub fn ring(places: &Places, name: &str) -> Result<RingBuf<MapData>, MapError> {
+    let path = places.pins().join(name);
+    MapData::from_pin(&path)
         .and_then(|data| RingBuf::try_from(Map::RingBuf(data)))
-        .map_err(|source| MapError::Open { path: path.display().to_string(), source })?;
-    Ok(Kernel { maps, cgroup_events: ring, btf })
+        .map_err(|source| MapError::Open { path: path.display().to_string(), source })
 }
 
 /// Makes and pins the maps, and attaches nothing: for tests that run programs by themselves.

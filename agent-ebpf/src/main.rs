@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use holdfast_agent::events::file::Destination;
 use holdfast_agent::run::{self, Settings};
 use holdfast_agent::source::SourceKind;
 use holdfast_agent::{check, explain, loader, probe, status};
@@ -98,6 +99,20 @@ struct RunArgs {
     /// A file that is the host's network namespace
     #[arg(long, env = "HOLDFAST_HOST_NETNS", default_value = "/proc/1/ns/net")]
     host_netns: PathBuf,
+    /// Where denials and audits are written, one JSON object a line: a path, or `-` for the standard output; nowhere when absent
+    #[arg(long, env = "HOLDFAST_EVENTS_FILE", value_parser = NonEmptyStringValueParser::new())]
+    events_file: Option<String>,
+    /// Rotate the events' file before it grows beyond this, in bytes
+    #[arg(
+        long,
+        env = "HOLDFAST_EVENTS_FILE_MAX_BYTES",
+        default_value_t = 64 << 20,
+        value_parser = clap::value_parser!(u64).range(1024..)
+    )]
+    events_file_max_bytes: u64,
+    /// How many of the events' files are kept, the current one included
+    #[arg(long, env = "HOLDFAST_EVENTS_FILES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    events_files: u32,
     /// Least severe level to log, or a filter such as `info,holdfast_agent=debug`
     #[arg(long, env = "HOLDFAST_LOG_LEVEL", default_value = "info", value_parser = parse_filter)]
     log_level: String,
@@ -214,6 +229,14 @@ fn run_agent(args: RunArgs) -> Result<()> {
         metrics_addr: args.metrics_addr,
         bpffs: args.kernel.bpffs,
         host_netns: args.host_netns,
+        events: args.events_file.map(|path| match path.as_str() {
+            "-" => Destination::Stdout,
+            _ => Destination::File {
+                path: path.into(),
+                max_bytes: args.events_file_max_bytes,
+                files: args.events_files,
+            },
+        }),
     };
     tokio::runtime::Builder::new_multi_thread()
         // Two threads are enough for a loop that waits, and keep the memory small on large nodes.

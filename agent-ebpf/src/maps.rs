@@ -11,6 +11,8 @@ use aya::maps::{Array, HashMap as BpfHash, LpmTrie, Map, MapData, MapError as Ay
 use crate::abi;
 use crate::tables::Tables;
 
+pub mod events;
+
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {

@@ -156,13 +156,13 @@ impl Metrics {
             )?,
             events: counter(
                 "holdfast_events_total",
-                "Records that kernel programs sent to the agent.",
+                "Events told: denials, audits and gaps, and cgroups that kernel programs told of.",
                 &["kind"],
             )?,
             events_lost: counter(
                 "holdfast_events_lost_total",
-                "Records that found no room in their ring buffer. Of cgroups none is missed for long: the agent walks the \
-                 tree as well.",
+                "Denials and audits without a line, lost in a ring buffer or on the way out. Of cgroups none is missed for \
+                 long: the agent walks the tree as well.",
                 &["buffer"],
             )?,
             process,
@@ -171,6 +171,12 @@ impl Metrics {
         // A series that is there before its first failure: what came into being with the failure would be no increase.
         for kind in PROBES {
             metrics.probe_failed(kind, 0);
+        }
+        for buffer in ["denials", "audits", "output", "cgroup"] {
+            metrics.events_lost(buffer, 0);
+        }
+        for kind in ["denied", "audited", "gap"] {
+            metrics.events(kind, 0);
         }
         Ok(metrics)
     }
@@ -253,6 +259,11 @@ impl Metrics {
     /// Counts records of the kernel.
     pub fn events(&self, kind: &str, count: u64) {
         self.events.with_label_values(&[kind]).inc_by(count);
+    }
+
+    /// Counts denials and audits without a line, by where they were lost.
+    pub fn events_lost(&self, buffer: &str, count: u64) {
+        self.events_lost.with_label_values(&[buffer]).inc_by(count);
     }
 
     /// Counts a check that found something wrong.

@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::abi;
 use crate::cgroups::{self, Tree};
 use crate::engine::{Applied, Engine};
+use crate::events::book::Lesson;
+use crate::events::file::Destination;
+use crate::events::reader::Parts;
+use crate::events::{Book, Reader, Sink, announce};
 use crate::facts::Facts;
 use crate::hooks::Hooks;
 use crate::loader::{self, Kernel, Places};
@@ -46,6 +50,8 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// A file that is the host's network namespace.
     pub host_netns: PathBuf,
+    /// Where lines of events go; `None` = nowhere.
+    pub events: Option<Destination>,
 }
 
 /// What others may know of the loop.
@@ -107,16 +113,24 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let kernel = loader::load(&places)?;
     let hooks = Hooks::probe(&places, &kernel.btf)?;
-    let Kernel { maps, cgroup_events, btf } = kernel;
+    let Kernel { maps, cgroup_events, denials, audits, event_maps, btf } = kernel;
     drop(btf);
     let mut engine = Engine::adopt(maps, hooks, netns)?;
+    let mut book = Book::default();
     // What was refused while no agent ran is counted under the names that the last one left.
     match status::read_names(&settings.state_dir) {
-        Ok(names) => engine.know_names(&names),
+        Ok(names) => {
+            engine.know_names(&names);
+            book.know_names(names);
+        }
         Err(error) => info!(%error, "no names of an earlier agent"),
     }
     let metrics = Metrics::new()?;
     metrics.set_mechanisms(engine.mechanisms());
+    let book = Arc::new(Mutex::new(book));
+    let node_name = settings.node_name.clone();
+    let open = |destination| Sink::open(destination, node_name, metrics.clone());
+    let sink = settings.events.clone().map(open).transpose()?;
     abi::sys::trim_memory();
     info!(
         took_ms = started.elapsed().as_millis(),
@@ -176,12 +190,45 @@ pub async fn run(settings: Settings) -> Result<()> {
             Ok("node report")
         });
     }
+    let announce = match &settings.source {
+        SourceKind::Api { .. } => {
+            let (sender, news) = mpsc::channel(announce::ROOM);
+            let node = settings.node_name.clone();
+            let shutdown = stopped(stop.clone());
+            tasks.spawn(async move {
+                announce::run(news, node, shutdown)
+                    .await
+                    .context("the API server's address and credentials")?;
+                Ok("Kubernetes Events")
+            });
+            Some(sender)
+        }
+        SourceKind::Dir(_) => None,
+    };
+    {
+        let reader = Reader::new(Parts {
+            denials,
+            audits,
+            maps: event_maps,
+            book: Arc::clone(&book),
+            sink,
+            announce,
+            metrics: metrics.clone(),
+            node: settings.node_name.clone(),
+        })?;
+        let shutdown = stopped(stop.clone());
+        tasks.spawn(async move {
+            reader.run(shutdown).await?;
+            Ok("reader of events")
+        });
+    }
     {
         let main = Main {
             engine,
             facts,
             progress: progress_tx,
             metrics,
+            book,
             events: abi::sys::pollable(cgroup_events).context("the ring buffer of cgroup events")?,
             places,
             state_dir: settings.state_dir.clone(),
@@ -242,6 +289,8 @@ struct Main {
     facts: watch::Receiver<Facts>,
     progress: watch::Sender<Progress>,
     metrics: Metrics,
+    /// What numbers mean, for whoever reads events.
+    book: Arc<Mutex<Book>>,
     events: AsyncFd<aya::maps::RingBuf<aya::maps::MapData>>,
     places: Places,
     state_dir: PathBuf,
@@ -371,6 +420,14 @@ impl Main {
         match engine.apply(&facts, &cgroups) {
             Ok(applied) => {
                 let took = started.elapsed();
+                let lesson = Lesson {
+                    meaning: engine.meaning(),
+                    placements: engine.placements(),
+                    policies: engine.in_force(),
+                    mechanisms: engine.mechanisms(),
+                    cgroups: &cgroups,
+                };
+                self.book.lock().unwrap_or_else(PoisonError::into_inner).learn(lesson, Instant::now());
                 if applied.changed {
                     self.metrics.apply.observe(took.as_secs_f64());
                     info!(

@@ -29,3 +29,15 @@ pub fn trim_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Nanoseconds since boot, sleep included: the kernel programs' `bpf_ktime_get_boot_ns`.
+#[must_use]
+pub fn boot_time_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is ours, and the clock is one that every kernel with BPF has.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0 {
+        return 0;
+    }
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0) * 1_000_000_000 + nanos.unwrap_or(0)
+}
