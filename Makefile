@@ -40,8 +40,9 @@ check: setup ## formatting, lints, and that generated files are up to date
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo run --quiet -p holdfast-crds --bin crdgen -- --check
 
-generate: setup ## write the generated files: the CRDs
+generate: setup ## write the generated files: the CRDs, the tables of the documents, what the programs say of themselves
 	cargo run --quiet -p holdfast-crds --bin crdgen
+	bash tests/setup/commands.sh
 
 images: setup ## build the images of the operator and the agent: OCI archives in target/images
 	@images/build.sh

@@ -32,9 +32,98 @@ fn the_readme_shows_the_policy_of_the_demo() -> Result<()> {
 fn every_metric_is_documented_and_no_other() -> Result<()> {
     let text = read("docs/metrics.md")?;
     let (agent, operator) = text.split_once("\n## Operator\n").context("no part on the operator")?;
-    let agent_code = read("agent-ebpf/src/metrics.rs")?;
-    assert_eq!(metrics(agent), metrics(&agent_code));
-    assert_eq!(metrics(operator), metrics(&read("operator/src/metrics.rs")?));
+    let operator = operator.split("\n## ").next().unwrap_or_default();
+    assert_eq!(metrics(agent), metrics(&sources("agent-ebpf/src", "metrics")?));
+    assert_eq!(metrics(operator), metrics(&sources("operator/src", "metrics")?));
+    Ok(())
+}
+
+/// The source of a module and of the modules in it, without their tests.
+fn sources(folder: &str, module: &str) -> Result<String> {
+    let mut text = read(&format!("{folder}/{module}.rs"))?;
+    let inner = tools::root().join(folder).join(module);
+    if inner.is_dir() {
+        for entry in fs::read_dir(inner)? {
+            let path = entry?.path();
+            if !path.ends_with("tests.rs") {
+                text.push_str(&fs::read_to_string(path)?);
+            }
+        }
+    }
+    Ok(text)
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_stands_among_the_metrics() -> Result<()> {
+    let rules = read("charts/holdfast/rules/holdfast.yaml")?;
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::trim).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let (runbooks, metrics) = (read("docs/runbooks.md")?, read("docs/metrics.md")?);
+    for alert in alerts {
+        assert!(runbooks.contains(&format!("## {alert}\n")), "no runbook for {alert}");
+        assert!(metrics.contains(&format!("`{alert}`")), "docs/metrics.md does not name {alert}");
+        let page = format!("docs/runbooks.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&page), "{alert} does not lead to {page}");
+    }
+    Ok(())
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut fenced = false;
+    let headings = page.lines().filter(|line| {
+        fenced ^= line.starts_with("```");
+        !fenced && line.starts_with('#')
+    });
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            title
+                .chars()
+                .filter_map(|letter| match letter {
+                    ' ' => Some('-'),
+                    letter if letter.is_alphanumeric() || letter == '-' || letter == '_' => Some(letter),
+                    _ => None,
+                })
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_link_between_the_pages_leads_somewhere() -> Result<()> {
+    let mut pages = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(tools::root().join("docs"))? {
+        let name = entry?.file_name().into_string().ok().context("a name that is no text")?;
+        if name.ends_with(".md") {
+            pages.push(format!("docs/{name}"));
+        }
+    }
+    let mut links = 0;
+    let mut linked = BTreeSet::new();
+    for page in &pages {
+        let text = read(page)?;
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.starts_with("http") || target.contains(' ') {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let file = if file.is_empty() { page.clone() } else { format!("{folder}/{file}") };
+            let file = file.trim_start_matches('/');
+            assert!(tools::root().join(file).exists(), "{page}: {target}");
+            linked.insert(file.to_owned());
+            if !anchor.is_empty() {
+                assert!(anchors(&read(file)?).contains(anchor), "{page}: {target}: no such heading");
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 20, "only {links} links");
+    let lost: Vec<&String> =
+        pages.iter().filter(|page| *page != "README.md" && !linked.contains(*page)).collect();
+    assert!(lost.is_empty(), "no page leads to {lost:?}");
     Ok(())
 }
 
