@@ -42,10 +42,10 @@ pub const PODS: [(&str, u8); 4] = [("web", 11), ("api", 12), ("db", 13), ("batch
 /// The policy that the demo applies: its text, as a user would write it.
 pub const POLICY: &str = include_str!("demo/policy.yaml");
 
-const CLUSTER: &str = include_str!("demo/cluster.yaml");
-const AGENT_ROLES: &str = include_str!("demo/agent-roles.yaml");
-/// As whom the agent talks to the API server.
-const AGENT_USER: &str = "holdfast-agent";
+/// The objects of the cluster: [`NODE`], the namespace and its pods, and the pod that the agent's token is bound to.
+pub const CLUSTER: &str = include_str!("demo/cluster.yaml");
+/// The pod that the agent's token is bound to.
+const AGENT_POD: &str = "agent";
 /// How long a policy may take until it is in force everywhere, or nowhere.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -67,7 +67,6 @@ impl Control {
         let cluster = ControlPlane::start(Options { controller_manager: true, ..Options::default() }).await?;
         step("applying the CRDs of crds/yaml with kubectl");
         operator::prepare(&cluster)?;
-        apply(&cluster, AGENT_ROLES)?;
         step("creating a node, a namespace, service accounts and pods");
         apply(&cluster, CLUSTER)?;
         step("starting holdfast-operator run");
@@ -129,12 +128,12 @@ impl Control {
         self.cluster.kubectl(&[&subject[..], &how[..]].concat()).map(drop)
     }
 
-    /// The kubeconfig of the agent.
+    /// The kubeconfig of the agent, with a token of its node.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn agent_kubeconfig(&self) -> Result<PathBuf> {
-        self.cluster.kubeconfig(AGENT_USER, None)
+        self.cluster.pod_kubeconfig(operator::NAMESPACE, operator::AGENT_ACCOUNT, AGENT_POD)
     }
 
     /// Applies YAML with kubectl.

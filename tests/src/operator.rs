@@ -1,4 +1,5 @@
-//! Holdfast's operator as a child process, next to a [`ControlPlane`], as a user who may do what the chart grants.
+//! Holdfast's operator as a child process, next to a [`ControlPlane`], as the chart's service account with what the chart
+//! grants, and nothing more.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -23,10 +24,19 @@ use crate::{
 
 /// The namespace that the operator is told is Holdfast's.
 pub const NAMESPACE: &str = "holdfast-system";
-/// The user as whom the operator talks to the API server.
-const USER: &str = "holdfast-operator";
-/// What that user may do.
-const ROLES: &str = include_str!("operator/roles.yaml");
+/// The operator's service account.
+const ACCOUNT: &str = "holdfast-operator";
+/// The agents' service account.
+pub const AGENT_ACCOUNT: &str = "holdfast-agent";
+/// The templates of the chart that say who may do what, and what those need who may.
+const TEMPLATES: [&str; 6] = [
+    "serviceaccounts.yaml",
+    "lease.yaml",
+    "rbac-operator.yaml",
+    "rbac-agent.yaml",
+    "rbac-test.yaml",
+    "admission.yaml",
+];
 
 /// A running operator. Dropping it kills it.
 #[derive(Debug)]
@@ -35,19 +45,47 @@ pub struct Operator {
     address: SocketAddr,
 }
 
-/// Makes the control plane ready for operators: the CRDs are there and served, as are the namespace and the roles.
+/// What `helm template` makes of templates of the chart; of all of them, where none is named. The release is `holdfast`.
 ///
 /// # Errors
-/// When kubectl fails.
+/// When helm is missing (the error says how to get it) or fails.
+pub fn render(templates: &[&str], more: &[&str]) -> Result<String> {
+    let mut command = Command::new(tools::control_plane_program("helm")?);
+    command
+        .args(["template", "holdfast", "--namespace", NAMESPACE])
+        .arg(tools::root().join("charts/holdfast"));
+    for template in templates {
+        command.args(["--show-only", &format!("templates/{template}")]);
+    }
+    let output = command.args(more).output().context("cannot run helm")?;
+    if !output.status.success() {
+        bail!("helm template failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout).context("helm printed no UTF-8")
+}
+
+/// Makes the control plane ready for operators and agents: the CRDs are there and served, as are the namespace, the
+/// service accounts, and what they may do.
+///
+/// # Errors
+/// When kubectl or helm fails.
 pub fn prepare(cluster: &ControlPlane) -> Result<()> {
     let crds = tools::root().join("crds/yaml");
     let crds = crds.to_str().context("the path of the CRDs is no UTF-8")?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
     cluster.kubectl(&["apply", "--server-side", "-f", crds])?;
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", crds])?;
-    let applied = cluster.kubectl_output(&["apply", "-f", "-"], ROLES)?;
+    apply(cluster, &render(&TEMPLATES, &[])?)
+}
+
+/// Applies documents as a user who may do everything.
+///
+/// # Errors
+/// When one is refused; the error is what kubectl said.
+pub fn apply(cluster: &ControlPlane, yaml: &str) -> Result<()> {
+    let applied = cluster.kubectl_output(&["apply", "--server-side", "-f", "-"], yaml)?;
     if !applied.status.success() {
-        bail!("the roles were refused: {}", String::from_utf8_lossy(&applied.stderr));
+        bail!("kubectl apply failed: {}", String::from_utf8_lossy(&applied.stderr).trim());
     }
     Ok(())
 }
@@ -86,7 +124,7 @@ impl Operator {
     /// When it cannot be built or started.
     pub fn start(cluster: &ControlPlane, name: &str, flags: &[&str]) -> Result<Operator> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let kubeconfig = cluster.kubeconfig(USER, None)?;
+        let kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, ACCOUNT)?;
         let process = Process::start(&binary()?, &cluster.folder().join(format!("{name}.log")), |command| {
             command.env("KUBECONFIG", kubeconfig);
             command.args([
@@ -96,6 +134,7 @@ impl Operator {
                 "--agent-image-repository",
                 "registry.test/agent",
             ]);
+            command.args(["--installation", ACCOUNT]);
             command.args(["--metrics-addr", &address.to_string(), "--lease-duration", "3"]);
             command.args(flags);
         })?;

@@ -100,7 +100,6 @@ async fn a_daemon_set_follows_its_node_agent_and_is_put_back_when_it_drifts() ->
         ControlPlane::start(Options { controller_manager: true, scheduler: true, ..Options::default() })
             .await?;
     operator::prepare(&cluster)?;
-    cluster.kubectl(&["create", "serviceaccount", "-n", NAMESPACE, "holdfast-agent"])?;
     let client = cluster.client().await?;
     node(&client, "n1", json!([])).await?;
     node(&client, "n2", json!([{"key": "dedicated", "value": "db", "effect": "NoSchedule"}])).await?;

@@ -140,11 +140,25 @@ impl Agent {
     /// # Errors
     /// When it cannot be built or started.
     pub fn start(mounts: &Mounts, kubeconfig: &Path, host_netns: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(mounts, kubeconfig, host_netns, folder, &[])
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Errors
+    /// When it cannot be built or started.
+    pub fn start_with(
+        mounts: &Mounts,
+        kubeconfig: &Path,
+        host_netns: &Path,
+        folder: &Path,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let program = tools::system_program("nsenter", "util-linux")?;
         let process = Process::start(&program, &folder.join("agent.log"), |command| {
             mounts.enter(command);
-            command.env("KUBECONFIG", kubeconfig);
+            command.env("KUBECONFIG", kubeconfig).envs(environment.iter().cloned());
             command.args(["run", "--source", "api", "--node-name", NODE, "--namespace", NAMESPACE]);
             command.args(["--metrics-addr", &address.to_string()]);
             command.arg("--host-netns").arg(host_netns);
