@@ -147,6 +147,12 @@ impl Operator {
         self.process.id()
     }
 
+    /// Where it serves its metrics.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Kills it with SIGKILL.
     ///
     /// # Errors

@@ -178,6 +178,12 @@ impl Agent {
         Ok(began.elapsed())
     }
 
+    /// Where it serves its metrics.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The status code and the body that it answers a path with.
     ///
     /// # Errors
