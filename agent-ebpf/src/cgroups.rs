@@ -42,16 +42,22 @@ pub enum CgroupError {
 pub fn root(mountinfo: &Path) -> Result<PathBuf, CgroupError> {
     let text = fs::read_to_string(mountinfo)
         .map_err(|source| CgroupError::MountInfo { path: mountinfo.to_owned(), source })?;
-    root_in(&text).ok_or_else(|| CgroupError::NotMounted(mountinfo.to_owned()))
+    root_in(&text, is_root).ok_or_else(|| CgroupError::NotMounted(mountinfo.to_owned()))
+}
+
+/// Every cgroup has a type but the root of the hierarchy. What mountinfo calls the root of a mount tells it not: in a
+/// cgroup namespace, as most containers have one, names begin there, and the node's own tree is called `/../../..`.
+fn is_root(path: &Path) -> bool {
+    path.join("cgroup.procs").exists() && !path.join("cgroup.type").exists()
 }
 
 /// proc(5): `36 35 98:0 /root /mount/point options [optional fields] - type source super-options`.
-fn root_in(mountinfo: &str) -> Option<PathBuf> {
+fn root_in(mountinfo: &str, is_root: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let candidates = mountinfo.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ').skip(3);
-        let (root, mount) = (fields.next()?, fields.next()?);
-        (after.split(' ').next()? == "cgroup2" && root == "/").then(|| PathBuf::from(unescape(mount)))
+        let mount = before.split(' ').nth(4)?;
+        let path = PathBuf::from(unescape(mount));
+        (after.split(' ').next()? == "cgroup2" && is_root(&path)).then_some(path)
     });
     // Several mounts show the same tree; the shortest path is the one people know.
     candidates.min_by_key(|path| path.as_os_str().len())
@@ -60,6 +66,25 @@ fn root_in(mountinfo: &str) -> Option<PathBuf> {
 /// Spaces and the like are written as octal escapes there.
 fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// The cgroup that this process is in, as a path in the tree that is mounted at `root`; `None` where that does not show
+/// it. In a cgroup namespace the kernel does not tell the path, so it is looked for.
+#[must_use]
+pub fn own(root: &Path) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let named = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    if holds_this_process(root, named) {
+        return Some(named.to_owned());
+    }
+    Tree::walk(root).ok()?.paths.into_values().find(|path| holds_this_process(root, path))
+}
+
+/// Numbers of processes are shown as the reader's own namespace has them.
+fn holds_this_process(root: &Path, path: &str) -> bool {
+    let own = std::process::id().to_string();
+    fs::read_to_string(root.join(path.trim_start_matches('/')).join("cgroup.procs"))
+        .is_ok_and(|processes| processes.lines().any(|process| process == own))
 }
 
 /// What is known of the tree: id -> path.
@@ -141,8 +166,27 @@ mod tests {
                     31 30 0:27 / /sys/fs/cgroup/cpu rw shared:10 - cgroup cgroup rw,cpu\n\
                     40 30 0:36 / /sys/fs/cgroup/uni\\040fied rw shared:19 - cgroup2 cgroup2 rw\n\
                     41 30 0:36 /some/pod /var/lib/x rw shared:19 - cgroup2 cgroup2 rw\n";
-        assert_eq!(root_in(text), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(root_in("31 30 0:27 / /sys/fs/cgroup/cpu rw shared:10 - cgroup cgroup rw,cpu\n"), None);
+        let there = |path: &Path| path != Path::new("/var/lib/x");
+        assert_eq!(root_in(text, there), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        assert_eq!(root_in("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", there), None);
+    }
+
+    #[test]
+    fn the_v2_tree_is_found_in_a_container_whose_cgroup_namespace_begins_below_its_root() {
+        let text = "900 890 0:29 /../../../.. /sys/fs/cgroup rw shared:9 - cgroup2 cgroup rw\n\
+                    901 890 0:29 / /own ro - cgroup2 cgroup rw\n";
+        let found = root_in(text, |path| path == Path::new("/sys/fs/cgroup"));
+        assert_eq!(found, Some(PathBuf::from("/sys/fs/cgroup")));
+    }
+
+    #[test]
+    fn the_root_is_the_one_cgroup_without_a_type() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(!is_root(dir.path()), "no cgroup at all");
+        fs::write(dir.path().join("cgroup.procs"), "1\n").expect("written");
+        assert!(is_root(dir.path()));
+        fs::write(dir.path().join("cgroup.type"), "domain\n").expect("written");
+        assert!(!is_root(dir.path()));
     }
 
     #[test]

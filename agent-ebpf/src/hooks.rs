@@ -162,8 +162,9 @@ impl Hooks {
         let targets = Targets::of_this_kernel()?;
         let object = Object::read(objects::SYSCALL, btf)?;
         let mut trial = Trial::prepare(places, objects::SYSCALL, &object, btf)?;
-        let lsm = trial.hook(ProgramKind::Lsm, targets.lsm.get(&Hook::SbMount).copied());
-        let fmod_ret = trial.hook(ProgramKind::ModifyReturn, targets.functions.get(&Hook::SbMount).copied());
+        let lsm = trial.hook(ProgramKind::Lsm, targets.lsm.get(&Hook::TaskSetnice).copied());
+        let fmod_ret =
+            trial.hook(ProgramKind::ModifyReturn, targets.functions.get(&Hook::TaskSetnice).copied());
         let sys_enter = trial.sys_enter(targets.sys_enter);
         drop(trial);
         Ok(Self {

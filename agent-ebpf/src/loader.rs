@@ -32,7 +32,7 @@ pub mod objects {
 pub enum LoadError {
     /// A privilege is missing.
     #[error(
-        "{what} was not permitted: run as root, or with the capabilities BPF, PERFMON, NET_ADMIN and SYS_RESOURCE"
+        "{what} was not permitted: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
     )]
     NotPermitted {
         /// What was tried.

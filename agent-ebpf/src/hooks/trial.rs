@@ -17,6 +17,7 @@ use super::object::{Object, Programs};
 use crate::abi::sys::bpf::{self, ProgramKind};
 use crate::abi::sys::child::{self, Attempt, Call};
 use crate::abi::{self, compare};
+use crate::cgroups;
 use crate::loader::Places;
 use crate::mechanisms::{Mechanisms, State};
 
@@ -79,7 +80,9 @@ impl Trial {
         let name = format!("holdfast-probe-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let pins = places.bpffs.join(&name);
         let (programs, mut maps) = private_maps(&pins, bytes, object, btf)?;
-        let cgroup = Folder::make(places.cgroup_root.join(&name))?;
+        // Below the agent's own cgroup: a container may move a process there only, and may not write to the tree's root.
+        let own = cgroups::own(&places.cgroup_root).unwrap_or_default();
+        let cgroup = Folder::make(places.cgroup_root.join(own.trim_start_matches('/')).join(&name))?;
         let id =
             fs::metadata(&cgroup.0).map_err(|source| HookError::Io { path: cgroup.0.clone(), source })?.ino();
         let workload = abi::Workload { sys_set: SET, pod: 1, ..abi::Workload::default() };
@@ -104,14 +107,14 @@ impl Trial {
         })
     }
 
-    /// A refusal in the hook that mount(2) passes.
+    /// A refusal in the hook that setpriority(2) passes, which takes no capability.
     pub(super) fn hook(&mut self, kind: ProgramKind, target: Option<u32>) -> State {
         let Some(target) = target else {
             return State::Unavailable("the kernel has nothing of the kind to attach to".to_owned());
         };
-        let rule = abi::Syscall { hooks: Mechanisms::bit(Hook::SbMount), clauses: 1, flags: 0 };
+        let rule = abi::Syscall { hooks: Mechanisms::bit(Hook::TaskSetnice), clauses: 1, flags: 0 };
         let refused = |attempt| attempt == Attempt::Returned(libc::EPERM);
-        state(self.tried("hf_sb_mount", kind, target, Call::MountNothing, rule, DENY, refused))
+        state(self.tried("hf_task_setnice", kind, target, Call::BeNice, rule, DENY, refused))
     }
 
     /// A signal at the entry of a call.
