@@ -15,9 +15,15 @@ use super::{AgentSettings, image, log_format, log_level, tolerations};
 /// The name of the agent's container.
 pub(super) const CONTAINER: &str = "agent";
 
-/// Loading programs and maps, attaching them to cgroups, killing sockets in the network namespaces of workloads
-/// (entering those takes `SYS_ADMIN` and `SYS_PTRACE`), and locked memory on 5.10.
-const CAPABILITIES: [&str; 6] = ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"];
+/// The fewest that work; `tests/tests/images.rs` shows what fails without each.
+const CAPABILITIES: [&str; 3] = [
+    // Making maps, and loading programs of any kind.
+    "BPF",
+    // Loading programs that see packets, and attaching programs to cgroups.
+    "NET_ADMIN",
+    // Loading programs that read the kernel's structures: those on tracepoints and on the hooks of security modules.
+    "PERFMON",
+];
 
 /// A part of the node that the agent sees at the same path.
 struct HostPath {
@@ -30,8 +36,9 @@ struct HostPath {
 const HOST_PATHS: [HostPath; 3] = [
     // Links and maps are pinned here, and stay when the agent goes.
     HostPath { name: "bpffs", path: "/sys/fs/bpf", kind: "Directory", writable: true },
-    // The node's own tree, not the container's part of it: programs are attached at its root.
-    HostPath { name: "cgroup", path: "/sys/fs/cgroup", kind: "Directory", writable: false },
+    // The node's own tree, not the container's part of it: programs are attached at its root. The agent writes below its
+    // own container's cgroup only: it probes the kernel in one that it makes there.
+    HostPath { name: "cgroup", path: "/sys/fs/cgroup", kind: "Directory", writable: true },
     // The last good policies, for a start without the API server.
     HostPath { name: "state", path: "/var/lib/holdfast", kind: "DirectoryOrCreate", writable: true },
 ];
@@ -85,6 +92,8 @@ pub(super) fn spec(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeA
         "--node-name=$(NODE_NAME)".to_owned(),
         format!("--metrics-addr=0.0.0.0:{}", settings.metrics_port),
         "--state-dir=/var/lib/holdfast".to_owned(),
+        // Its own, as it is on the host's network. To look at that of process 1 would take SYS_PTRACE.
+        "--host-netns=/proc/self/ns/net".to_owned(),
         format!("--log-level={}", log_level(spec.log_level)),
         format!("--log-format={}", log_format(spec.log_format)),
     ];
@@ -140,7 +149,7 @@ pub(super) fn spec(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeA
         enable_service_links: Some(false),
         // Neither its readiness nor its way to the API server depends on the pod network that it guards.
         host_network: Some(true),
-        // It reads the cgroup and the network namespace of every process on the node.
+        // It reads the arguments of processes that were refused something, where the kernel could not tell them.
         host_pid: Some(true),
         image_pull_secrets: (!settings.pull_secrets.is_empty()).then(|| {
             settings.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect()

@@ -51,7 +51,8 @@ fn the_agent_may_do_what_it_needs_and_is_not_privileged() {
     assert_eq!((security.privileged, security.read_only_root_filesystem), (Some(false), Some(true)));
     assert_eq!(security.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
     assert_eq!(pod.priority_class_name.as_deref(), Some("system-node-critical"));
-    assert_eq!(pod.host_pid, Some(true));
+    assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
+    assert!(container.args.as_ref().unwrap().contains(&"--host-netns=/proc/self/ns/net".to_owned()));
     let mounts: Vec<&str> =
         container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
     assert_eq!(mounts, ["/sys/fs/bpf", "/sys/fs/cgroup", "/var/lib/holdfast"]);
