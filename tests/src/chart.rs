@@ -1,7 +1,7 @@
 //! Holdfast's chart, and Helm as its users run it.
 //!
 //! [`Helm`] runs the real program with a home of its own, so that nothing of the machine's Helm is read or changed. The
-//! chart's files are read here, and [`snapshot`] tells what an API server holds, to see what a release leaves behind.
+//! chart's files are read here, and [`objects`] tells what an API server holds, to see what a release leaves behind.
 
 mod snapshot;
 mod values;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::tools;
 
-pub use snapshot::{Key, Snapshot, Version, key, snapshot};
+pub use snapshot::{Key, Objects, key, objects, written};
 pub use values::{Documented, documented, lookup, paths, without};
 
 /// The release that the project's documents install.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use holdfast_tests::{
-    chart::{self, Helm, Key, NAMESPACE, RELEASE, Scenario, Snapshot, key, snapshot, yaml},
+    chart::{self, Helm, Key, NAMESPACE, Objects, RELEASE, Scenario, key, objects, written, yaml},
     controlplane::{ControlPlane, Options},
     tools,
     wait::until,
@@ -23,6 +23,32 @@ fn is_of_the_crds(key: &Key) -> bool {
         }
         "APIService.apiregistration.k8s.io" => name == "v1alpha1.holdfast.dev",
         _ => false,
+    }
+}
+
+/// What Helm keeps of a release, and what controllers make of its objects.
+fn comes_with_a_release((kind, _, name): &Key) -> bool {
+    match kind.as_str() {
+        "Secret" => name.starts_with("sh.helm.release.v1."),
+        "Pod" | "ReplicaSet.apps" => true,
+        "Endpoints" | "EndpointSlice.discovery.k8s.io" | "IPAddress.networking.k8s.io" => true,
+        _ => false,
+    }
+}
+
+/// Whether the controllers have taken up an object. Of a Deployment, pods of its last revision must be there: admission
+/// has let them in. As nothing runs them, a revision that follows another is rolled out no further than that.
+fn is_settled(live: &Value) -> bool {
+    let status = &live["status"];
+    let observed = status["observedGeneration"] == live["metadata"]["generation"];
+    match live["kind"].as_str().unwrap_or_default() {
+        "Deployment" => {
+            observed
+                && status["updatedReplicas"].as_u64().is_some_and(|pods| pods > 0)
+                && live["metadata"]["annotations"]["deployment.kubernetes.io/revision"].is_string()
+        }
+        "PodDisruptionBudget" | "ValidatingAdmissionPolicy" => observed,
+        _ => true,
     }
 }
 
@@ -84,67 +110,39 @@ impl Rig {
         yaml("manifest", manifest.as_bytes())
     }
 
-    fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        let mut arguments = vec!["get", kind, name, "--output=json"];
-        if !namespace.is_empty() {
-            arguments.extend(["--namespace", namespace]);
-        }
-        Ok(serde_json::from_str(&self.cluster.kubectl(&arguments)?)?)
-    }
-
-    /// Waits until all objects of the release are there as rendered and the controllers have taken them up: the pods of
-    /// the operator exist, which only admission could refuse.
-    async fn settled(&self, scenario: &str) -> Result<Snapshot> {
+    /// Waits until all objects of the release are there and the controllers have taken them up: the pods of the operator
+    /// exist, which only admission could refuse. Returns their versions.
+    async fn settled(&self, scenario: &str) -> Result<Objects> {
         let wanted = self.manifest()?;
-        until(PATIENCE, &format!("{scenario}: controllers have taken up the release"), async || {
+        let mut pending = None;
+        let outcome = until(PATIENCE, "controllers have taken up the release", async || {
+            let all = objects(&self.cluster)?;
+            let mut ours = Objects::new();
             for object in &wanted {
-                let (kind, _, name) = key(object);
-                let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-                let live = self.get(&kind, namespace, &name)?;
-                let observed = &live["status"]["observedGeneration"];
-                let done = match object["kind"].as_str().unwrap_or_default() {
-                    "Deployment" => {
-                        observed == &live["metadata"]["generation"]
-                            && live["status"]["updatedReplicas"] == live["spec"]["replicas"]
-                            && live["status"]["replicas"] == live["spec"]["replicas"]
-                            && live["status"]["unavailableReplicas"] == live["spec"]["replicas"]
-                            && live["status"]["conditions"].as_array().is_some_and(|all| all.len() == 2)
-                    }
-                    "PodDisruptionBudget" => {
-                        observed == &live["metadata"]["generation"]
-                            && live["status"]["expectedPods"] == self.replicas(&wanted)
-                    }
-                    "ValidatingAdmissionPolicy" => observed == &live["metadata"]["generation"],
-                    "FlowSchema" => live["status"]["conditions"][0]["status"] == "False",
-                    _ => true,
-                };
-                if !done {
+                let key = key(object);
+                // An object of a namespaced kind that names no namespace is put into the release's.
+                let inside = (key.0.clone(), NAMESPACE.to_owned(), key.2.clone());
+                let (key, live) = all
+                    .get_key_value(&key)
+                    .or_else(|| all.get_key_value(&inside))
+                    .with_context(|| format!("{key:?} is not there"))?;
+                if !is_settled(live) {
+                    pending = Some(live.clone());
                     return Ok(None);
                 }
+                ours.insert(key.clone(), written(live));
             }
-            Ok(Some(()))
-        })
-        .await?;
-        let all = snapshot(&self.cluster)?;
-        let mut ours = Snapshot::new();
-        for object in &wanted {
-            let key = key(object);
-            let version = all.get(&key).with_context(|| format!("{scenario}: {key:?} is not there"))?;
-            ours.insert(key, version.clone());
-        }
-        Ok(ours)
-    }
-
-    fn replicas(&self, objects: &[Value]) -> Value {
-        let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
-        deployment.map(|object| object["spec"]["replicas"].clone()).unwrap_or_default()
+            Ok(Some(ours))
+        });
+        let outcome = outcome.await;
+        outcome.with_context(|| format!("{scenario}: {}", pending.unwrap_or_default()))
     }
 
     /// Waits until the API server holds what it held `before`, and Holdfast's CRDs.
-    async fn only_crds_are_left(&self, scenario: &str, before: &Snapshot) -> Result<()> {
+    async fn only_crds_are_left(&self, scenario: &str, before: &Objects) -> Result<()> {
         let mut left = Vec::new();
         let outcome = until(PATIENCE, "only the CRDs are left", async || {
-            let now = snapshot(&self.cluster)?;
+            let now = objects(&self.cluster)?;
             left = now
                 .keys()
                 .filter(|key| !before.contains_key(*key) && !is_of_the_crds(key))
@@ -165,7 +163,7 @@ impl Rig {
 #[tokio::test]
 async fn each_scenario_is_installed_and_removed_without_a_trace_but_the_crds() -> Result<()> {
     let rig = Rig::start().await?;
-    let before = snapshot(&rig.cluster)?;
+    let before = objects(&rig.cluster)?;
     for scenario in chart::scenarios()? {
         let notes = rig.apply("install", &scenario)?;
         assert!(
@@ -189,27 +187,25 @@ async fn each_scenario_is_installed_and_removed_without_a_trace_but_the_crds() -
 #[tokio::test]
 async fn each_scenario_is_upgraded_to_from_the_one_before_and_again_without_a_change() -> Result<()> {
     let rig = Rig::start().await?;
-    let before = snapshot(&rig.cluster)?;
+    let before = objects(&rig.cluster)?;
     for (position, scenario) in chart::scenarios()?.iter().enumerate() {
         rig.apply(if position == 0 { "install" } else { "upgrade" }, scenario)?;
         let first = rig.settled(&scenario.name).await?;
         // What the scenario before had, and this one has not, is gone.
-        until(PATIENCE, "what is no longer part of the release is gone", async || {
-            let all = snapshot(&rig.cluster)?;
-            let strangers = all.keys().filter(|key| {
-                let (kind, ..) = *key;
-                let made_by_controllers =
-                    ["Pod", "ReplicaSet.apps", "EndpointSlice.discovery.k8s.io", "Endpoints"];
-                !before.contains_key(*key)
-                    && !first.contains_key(*key)
-                    && !is_of_the_crds(key)
-                    && !made_by_controllers.contains(&kind.as_str())
-                    && !(kind == "Secret" && key.2.starts_with("sh.helm.release.v1."))
-            });
-            Ok((strangers.count() == 0).then_some(()))
-        })
-        .await
-        .with_context(|| scenario.name.clone())?;
+        let mut strangers = Vec::new();
+        let outcome = until(PATIENCE, "what is no longer part of the release is gone", async || {
+            let all = objects(&rig.cluster)?;
+            let stays = |key: &Key| {
+                before.contains_key(key)
+                    || first.contains_key(key)
+                    || is_of_the_crds(key)
+                    || comes_with_a_release(key)
+            };
+            strangers = all.into_keys().filter(|key| !stays(key)).collect();
+            Ok(strangers.is_empty().then_some(()))
+        });
+        let outcome = outcome.await;
+        outcome.with_context(|| format!("{}: {strangers:?}", scenario.name))?;
 
         rig.apply("upgrade", scenario)?;
         let second = rig.settled(&scenario.name).await?;
@@ -244,7 +240,21 @@ async fn the_documented_command_installs_a_checkout_into_a_namespace_that_helm_m
         serde_json::from_str(&cluster.kubectl(&["get", "nodeagent", "default", "-o", "json"])?)?;
     assert_eq!(agent["spec"]["logLevel"], "Info");
 
-    // Without a name for what the values ask for, the notes ask for it.
+    // The agents' requests are counted by themselves.
+    let schema: Value =
+        serde_json::from_str(&cluster.kubectl(&["get", "flowschema", "holdfast-agent", "-o", "json"])?)?;
+    let uid = schema["metadata"]["uid"].as_str().context("no UID")?;
+    let user = format!("--as=system:serviceaccount:{NAMESPACE}:holdfast-agent");
+    until(PATIENCE, "an agent's request is of the agents' priority level", async || {
+        let answer = cluster.kubectl_output(&["get", "--raw", "/api/v1/pods", &user, "-v=8"], "")?;
+        let headers = String::from_utf8_lossy(&answer.stderr);
+        let header =
+            headers.lines().find(|line| line.to_lowercase().contains("x-kubernetes-pf-flowschema-uid"));
+        Ok(header.is_some_and(|line| line.contains(uid)).then_some(()))
+    })
+    .await?;
+
+    // What the values leave to others, the notes tell.
     let values =
         json!({"nodeAgent": {"create": false}, "crds": {"manage": false}, "rbac": {"create": false}});
     let values: PathBuf = helm.values_file(&values)?;

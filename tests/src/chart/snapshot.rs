@@ -1,4 +1,4 @@
-//! What an API server holds, of every kind, by name and version.
+//! What an API server holds, of every kind.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,8 @@ use crate::controlplane::ControlPlane;
 /// Which object: kind with its group, namespace (empty where there is none), name.
 pub type Key = (String, String, String);
 
-/// Which state of an object.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Version {
-    /// Which of all objects that ever had this name.
-    pub uid: String,
-    /// Changes with every write that changes anything.
-    pub resource: String,
-    /// Changes with every write that changes what is asked for.
-    pub generation: i64,
-}
-
-/// Objects, and their versions.
-pub type Snapshot = BTreeMap<Key, Version>;
+/// Objects, as the API server holds them.
+pub type Objects = BTreeMap<Key, Value>;
 
 /// The key of an object as JSON.
 #[must_use]
@@ -38,21 +27,29 @@ pub fn key(object: &Value) -> Key {
 ///
 /// # Errors
 /// When kubectl cannot list them.
-pub fn snapshot(cluster: &ControlPlane) -> Result<Snapshot> {
+pub fn objects(cluster: &ControlPlane) -> Result<Objects> {
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list,delete", "--output=name"])?;
     let kinds: Vec<_> =
         kinds.lines().filter(|kind| !matches!(*kind, "events" | "events.events.k8s.io")).collect();
-    let listed = cluster.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--output=json"])?;
-    let listed: Value = serde_json::from_str(&listed)?;
-    let items = listed["items"].as_array().context("kubectl printed no list")?;
-    Ok(items.iter().map(|item| (key(item), version(item))).collect())
+    let kinds = kinds.join(",");
+    let listed =
+        cluster.kubectl(&["get", &kinds, "--all-namespaces", "--show-managed-fields", "--output=json"])?;
+    let mut listed: Value = serde_json::from_str(&listed)?;
+    let items = listed["items"].as_array_mut().context("kubectl printed no list")?;
+    Ok(std::mem::take(items).into_iter().map(|item| (key(&item), item)).collect())
 }
 
-fn version(object: &Value) -> Version {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    Version {
-        uid: text("/metadata/uid"),
-        resource: text("/metadata/resourceVersion"),
-        generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
+/// What was written to an object but by those who write its status, and when. It is equal only if no write, not even one
+/// of the same values by somebody new, has changed the object.
+#[must_use]
+pub fn written(object: &Value) -> Value {
+    let mut written = object.clone();
+    let has_status = written.as_object_mut().is_some_and(|fields| fields.remove("status").is_some());
+    if has_status && let Some(metadata) = written["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+        if let Some(fields) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+            fields.retain(|field| field["subresource"] != "status");
+        }
     }
+    written
 }
