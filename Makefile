@@ -24,7 +24,7 @@ test-unit: setup ## run the tests that need no kernel and no control plane
 	cargo test -p holdfast-tests --lib
 
 test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
-	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test end_to_end
+	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test 'chart*' --test end_to_end
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
 	cargo test -p holdfast-tests --no-fail-fast --test vm --test scenarios_vm
@@ -40,8 +40,9 @@ check: setup ## formatting, lints, and that generated files are up to date
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo run --quiet -p holdfast-crds --bin crdgen -- --check
 
-generate: setup ## write the generated files: the CRDs, the tables of the documents, what the programs say of themselves
+generate: setup ## write the generated files: the CRDs, the tables of the documents, what the programs say of themselves, what the chart renders
 	cargo run --quiet -p holdfast-crds --bin crdgen
+	HOLDFAST_UPDATE=1 cargo test --quiet -p holdfast-tests --test chart
 	bash tests/setup/commands.sh
 
 images: setup ## build the images of the operator and the agent: OCI archives in target/images
