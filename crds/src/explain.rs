@@ -43,8 +43,18 @@ pub struct Question {
 #[error("{0}")]
 pub struct Unanswerable(String);
 
+/// The namespace that an end names, as [`Scene::answer`] reads it; `None` for an address, and for what it cannot read.
+#[must_use]
+pub fn namespace_of<'a>(end: &'a str, namespace: &'a str) -> Option<&'a str> {
+    if end.parse::<std::net::IpAddr>().is_ok() {
+        return None;
+    }
+    answer::Name::parse(end, Some(namespace)).ok().map(|name| name.namespace)
+}
+
 impl Scene {
-    /// Answers a question. An end that names no namespace is looked for in `namespace`, where there is one.
+    /// Answers a question. An end that names no namespace (`NAME` or `KIND/NAME`) is looked for in `namespace`, where
+    /// there is one.
     ///
     /// # Errors
     /// When the question is about something that is not there.

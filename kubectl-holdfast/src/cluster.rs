@@ -108,6 +108,8 @@ impl Cluster {
         };
         let timeout = Some(common.request_timeout).filter(|timeout| !timeout.is_zero());
         config.connect_timeout = Some(timeout.map_or(CONNECT, |timeout| timeout.min(CONNECT)));
+        let agent = concat!("kubectl-holdfast/", env!("CARGO_PKG_VERSION"));
+        config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
         // A person waits.
         config.default_retry = false;
         let namespace = common.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());

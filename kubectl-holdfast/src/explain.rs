@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use holdfast_crds::explain::{QuestionArgs, Scene};
+use holdfast_crds::explain::{QuestionArgs, Scene, namespace_of};
 use serde_json::Value;
 
 use crate::args::Common;
@@ -72,14 +72,13 @@ pub(crate) async fn main(args: &Args, common: &Common) -> Result<ExitCode, Failu
 }
 
 /// The namespaces that a question names, and the addresses.
-fn named<'a>(ends: impl Iterator<Item = &'a str>, default: &str) -> (BTreeSet<String>, BTreeSet<IpAddr>) {
+fn named<'a>(ends: impl Iterator<Item = &'a str>, default: &'a str) -> (BTreeSet<String>, BTreeSet<IpAddr>) {
     let (mut namespaces, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     for end in ends {
         if let Ok(address) = end.parse::<IpAddr>() {
             addresses.insert(address.to_canonical());
-        } else {
-            namespaces.insert(end.split_once('/').map_or(default, |(namespace, _)| namespace).to_owned());
         }
+        namespaces.extend(namespace_of(end, default).map(str::to_owned));
     }
     (namespaces, addresses)
 }
@@ -175,6 +174,19 @@ impl Reader<'_> {
             };
             found = services.into_iter().filter(holds).collect();
         }
+        if found.is_empty() {
+            let externals = match self.cluster.list(cluster::EXTERNAL_WORKLOADS, &Scope::All, "").await {
+                Err(error) if error.is_forbidden() || error.is_not_found() => Vec::new(),
+                externals => externals?,
+            };
+            let holds = |external: &Value| {
+                let all = external.pointer("/spec/addresses").and_then(Value::as_array);
+                let mut all =
+                    all.into_iter().flatten().filter_map(|one| one.as_str()?.parse::<IpAddr>().ok());
+                all.any(|one| one.to_canonical() == address)
+            };
+            found = externals.into_iter().filter(holds).collect();
+        }
         let namespace = |object: &Value| Some(object.pointer("/metadata/namespace")?.as_str()?.to_owned());
         namespaces.extend(found.iter().filter_map(namespace));
         Ok(())
@@ -187,8 +199,10 @@ mod tests {
 
     #[test]
     fn the_namespaces_of_a_question_are_those_that_it_names() {
-        let (namespaces, addresses) =
-            named(["web", "bank/pod/x", "10.0.0.1", "::ffff:10.0.0.2", "shop/web"].into_iter(), "shop");
+        let (namespaces, addresses) = named(
+            ["deploy/web", "bank/pod/x", "10.0.0.1", "::ffff:10.0.0.2", "shop/web"].into_iter(),
+            "shop",
+        );
         assert_eq!(namespaces, BTreeSet::from(["bank".to_owned(), "shop".to_owned()]));
         let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["10.0.0.1", "10.0.0.2"]);

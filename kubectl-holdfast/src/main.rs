@@ -32,6 +32,11 @@ fn parse() -> Result<Cli, ExitCode> {
             return ExitCode::SUCCESS;
         }
         let text = error.render().to_string();
+        // Nothing was asked for: this is how.
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            eprint!("{text}");
+            return ExitCode::from(USAGE);
+        }
         // What is wrong fills the first paragraph; the rest is advice.
         let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
         let line = match lines.split_first() {

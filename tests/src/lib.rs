@@ -9,6 +9,7 @@ pub mod builds;
 pub mod chart;
 pub mod controlplane;
 pub mod demo;
+pub mod images;
 pub mod kubelet;
 pub mod operator;
 pub mod plugin;

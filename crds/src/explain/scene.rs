@@ -50,6 +50,20 @@ const KINDS: [&str; 17] = [
     "Node",
 ];
 
+/// Whether it is the kind of something that runs or leads to what runs, whatever its letters' case.
+pub(super) fn is_kind(kind: &str) -> bool {
+    const NOT: [&str; 7] = [
+        "WorkloadPolicy",
+        "ClusterWorkloadPolicy",
+        "NodeAgent",
+        "WorkloadNode",
+        "AddressSlice",
+        "Namespace",
+        "Node",
+    ];
+    KINDS.iter().any(|known| known.eq_ignore_ascii_case(kind) && !NOT.contains(known))
+}
+
 /// What the files describe.
 #[derive(Debug, Default)]
 pub struct Scene {

@@ -489,6 +489,20 @@ fn objects_of_a_cluster_give_the_answer_that_files_give() {
     let answer = Scene::of(values.clone(), "holdfast-system").answer(&question, Some("shop")).unwrap();
     assert_eq!(answer.text(), on_nodes("--from shop/deployment/web --to shop/api-2 --port 8080"));
 
+    // In a namespace, names are as short as kubectl's.
+    for (from, to) in
+        [("deployment/web", "pod/api-2"), ("deploy/web", "api-2"), ("shop/deploy/web", "po/api-2")]
+    {
+        let flow = question.flow.clone().map(|flow| FlowAsked { to: to.to_owned(), ..flow });
+        let short = Question { from: from.to_owned(), flow, ..question.clone() };
+        let scene = Scene::of(values.clone(), "holdfast-system");
+        assert_eq!(scene.answer(&short, Some("shop")).unwrap().text(), answer.text(), "{from} {to}");
+        assert!(scene.answer(&short, None).is_err());
+    }
+    assert_eq!(namespace_of("deploy/web", "shop"), Some("shop"));
+    assert_eq!(namespace_of("bank/web", "shop"), Some("bank"));
+    assert_eq!(namespace_of("10.0.0.1", "shop"), None);
+
     // One that this version cannot read does not stand in the way.
     values.push(serde_json::json!({
         "apiVersion": "holdfast.dev/v1alpha1", "kind": "WorkloadPolicy",

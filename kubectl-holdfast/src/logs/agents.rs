@@ -1,6 +1,6 @@
 //! The events of all agents' logs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ pub(crate) async fn show(
         }
     }
     if extent.follow {
-        follow(cluster, filter, marks, format).await?;
+        follow(cluster, filter, extent.since, marks, format).await?;
     }
     Ok(())
 }
@@ -159,9 +159,15 @@ async fn history(cluster: &Cluster, pods: &[Pod], extent: Extent) -> Result<(Vec
 }
 
 /// Shows what comes, from agents that come and restart too, until nobody reads.
-async fn follow(cluster: &Cluster, filter: &Filter, marks: Marks, format: Format) -> Result<(), Failure> {
+async fn follow(
+    cluster: &Cluster,
+    filter: &Filter,
+    since: Option<Timestamp>,
+    marks: Marks,
+    format: Format,
+) -> Result<(), Failure> {
     let (to, mut from) = mpsc::channel::<Found>(1024);
-    let mut readers = Readers { running: HashMap::new(), marks, began: Timestamp::now(), told: None };
+    let mut readers = Readers { running: HashMap::new(), marks, since, failing: BTreeSet::new(), told: None };
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -179,10 +185,12 @@ async fn follow(cluster: &Cluster, filter: &Filter, marks: Marks, format: Format
 
 /// One task for each agent that is followed.
 struct Readers {
-    running: HashMap<String, JoinHandle<Option<Timestamp>>>,
+    running: HashMap<String, JoinHandle<Result<Option<Timestamp>, ApiError>>>,
     marks: Marks,
-    began: Timestamp,
-    /// The last problem that was told, so that it is told once.
+    since: Option<Timestamp>,
+    /// Pods whose logs cannot be read, so that each is told once.
+    failing: BTreeSet<String>,
+    /// The last problem of all of them, likewise.
     told: Option<String>,
 }
 
@@ -197,10 +205,14 @@ impl Readers {
         let ended: Vec<String> =
             self.running.iter().filter(|(_, task)| task.is_finished()).map(|(uid, _)| uid.clone()).collect();
         for uid in ended {
-            if let Some(task) = self.running.remove(&uid)
-                && let Ok(Some(mark)) = task.await
-            {
-                self.marks.insert(uid, Some(mark));
+            let Some(task) = self.running.remove(&uid) else { continue };
+            match task.await {
+                Ok(Ok(mark)) => {
+                    self.failing.remove(&uid);
+                    self.marks.insert(uid, mark);
+                }
+                Ok(Err(error)) if self.failing.insert(uid) => eprintln!("note: {error}; trying again"),
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         let pods = match agents(cluster, filter).await {
@@ -222,13 +234,11 @@ impl Readers {
             if self.running.contains_key(&uid) {
                 continue;
             }
+            // Of a log without a line so far, everything is new.
             let after = self.marks.get(&uid).copied().flatten();
-            // Of an agent that was not there before, everything is new; of one without a line yet, what comes now.
-            let since =
-                if self.marks.contains_key(&uid) && after.is_none() { Some(self.began) } else { None };
-            let ask = Ask { after, since, follow: true, previous: false };
+            let ask = Ask { after, since: self.since, follow: true, previous: false };
             let (cluster, name, to) = (cluster.clone(), pod.name_any(), to.clone());
-            let task = async move { log::read(&cluster, &name, ask, &to).await.ok().flatten().or(after) };
+            let task = async move { log::read(&cluster, &name, ask, &to).await };
             self.running.insert(uid, tokio::spawn(task));
         }
         Ok(())

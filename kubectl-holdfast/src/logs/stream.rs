@@ -51,7 +51,7 @@ pub(crate) async fn read(
         container: Some(CONTAINER.to_owned()),
         follow: ask.follow,
         previous: ask.previous,
-        since_time: ask.after.or(ask.since),
+        since_time: ask.after.or(ask.since).and_then(second),
         timestamps: true,
         ..LogParams::default()
     };
@@ -80,6 +80,11 @@ pub(crate) async fn read(
     Ok(last)
 }
 
+/// The whole second that a time is in: the API takes no parts of one, and the client would round up.
+fn second(time: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_second(time.as_nanosecond().div_euclid(1_000_000_000).try_into().ok()?).ok()
+}
+
 /// The kubelet's time, where the line begins with one, and the rest.
 fn split(line: &str) -> (Option<Timestamp>, &str) {
     let time = line.split_once(' ').and_then(|(time, rest)| Some((time.parse::<Timestamp>().ok()?, rest)));
@@ -89,6 +94,12 @@ fn split(line: &str) -> (Option<Timestamp>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_asked_for_from_a_second_that_has_not_passed() {
+        let time: Timestamp = "2026-11-25T01:20:16.999Z".parse().unwrap();
+        assert_eq!(second(time).unwrap().to_string(), "2026-11-25T01:20:16Z");
+    }
 
     #[test]
     fn the_kubelets_time_is_taken_off() {

@@ -233,10 +233,11 @@ impl Detail {
         let kind = if policy.namespace.is_some() { "WorkloadPolicy" } else { "ClusterWorkloadPolicy" };
         let mut text = format!("{kind} {}, {:?}, generation {}", policy.id(), policy.mode, policy.generation);
         if let Some(nodes) = policy.nodes {
-            let _ = write!(text, ": in force on {} of {} nodes", nodes.programmed, nodes.selected);
+            let s = if nodes.selected == 1 { "" } else { "s" };
+            let _ = write!(text, ": in force on {} of {} node{s}", nodes.programmed, nodes.selected);
         }
         if let Some(workloads) = policy.workloads {
-            let _ = write!(text, ", {workloads} workloads");
+            let _ = write!(text, ", {workloads} workload{}", if workloads == 1 { "" } else { "s" });
         }
         text.push_str("\n\n");
         let mut table = Table::new(&["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"]);
