@@ -264,6 +264,15 @@ async fn everything_works_with_what_the_chart_grants_and_nothing_is_granted_that
     })
     .await?;
 
+    until(PATIENCE, "the agent counts on an Event what it refuses", async || {
+        assert_eq!(attempt::tcp(&stage.node, "batch", "api", 8080, SILENCE)?, SILENCE);
+        let requests = rights::requests(&stage.cluster, AGENT)?;
+        let counts =
+            |request: &Request| request.text.contains("patch /apis/events.k8s.io/v1/namespaces/shop/");
+        Ok(requests.iter().any(counts).then_some(()))
+    })
+    .await?;
+
     // `helm test`.
     until(PATIENCE, "the NodeAgent is available", async || {
         agents_run(&stage.cluster)?;

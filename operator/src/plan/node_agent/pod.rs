@@ -94,6 +94,8 @@ pub(super) fn spec(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeA
         "--state-dir=/var/lib/holdfast".to_owned(),
         // Its own, as it is on the host's network. To look at that of process 1 would take SYS_PTRACE.
         "--host-netns=/proc/self/ns/net".to_owned(),
+        // What was refused, for whoever may read the agent's log.
+        "--events-file=-".to_owned(),
         format!("--log-level={}", log_level(spec.log_level)),
         format!("--log-format={}", log_format(spec.log_format)),
     ];

@@ -57,6 +57,7 @@ fn the_agent_may_do_what_it_needs_and_is_not_privileged() {
         container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
     assert_eq!(mounts, ["/sys/fs/bpf", "/sys/fs/cgroup", "/var/lib/holdfast"]);
     assert!(container.args.as_ref().unwrap().contains(&"--log-level=debug".to_owned()));
+    assert!(container.args.as_ref().unwrap().contains(&"--events-file=-".to_owned()));
     let owner = &set.metadata.owner_references.unwrap()[0];
     assert_eq!((owner.kind.as_str(), owner.block_owner_deletion), ("NodeAgent", Some(false)));
 }
