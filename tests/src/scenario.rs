@@ -8,6 +8,7 @@ pub mod agent;
 pub mod attempt;
 pub mod cgroup;
 pub mod containers;
+pub mod events;
 pub mod netlink;
 pub mod netns;
 pub mod network;

@@ -48,7 +48,7 @@ const IN_FORCE: Duration = Duration::from_millis(50);
 const MEMORY_KB: u64 = 30 * 1024;
 
 /// An agent's directories, and the agent while it runs. Dropping it ends the agent and takes everything from the kernel.
-struct Home {
+pub(super) struct Home {
     _folder: tempfile::TempDir,
     path: PathBuf,
     program: PathBuf,
@@ -57,7 +57,7 @@ struct Home {
 }
 
 impl Home {
-    fn new(rig: &Rig) -> Result<Self> {
+    pub(super) fn new(rig: &Rig) -> Result<Self> {
         let program = rig.agent.clone().context("this scenario needs the agent: run with --agent PATH")?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().to_owned();
@@ -82,14 +82,14 @@ impl Home {
     }
 
     /// A policy that lets `ledger` speak to these blocks only.
-    fn policy(&self, generation: i64, blocks: &str) -> Result<()> {
+    pub(super) fn policy(&self, generation: i64, blocks: &str) -> Result<()> {
         self.write("policy.yaml", &format!(
             "apiVersion: holdfast.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {{name: ledger, namespace: bank, generation: {generation}}}\n\
              spec: {{selector: {{matchLabels: {{app: ledger}}}}, network: {{egress: {{allow: [{{to: [{blocks}]}}]}}}}}}\n"
         ))
     }
 
-    fn start(&mut self, rig: &Rig) -> Result<()> {
+    pub(super) fn start(&mut self, rig: &Rig) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.path.join("log"))?;
         let agent = Command::new(&self.program)
             .arg("run")
@@ -101,6 +101,8 @@ impl Home {
             .arg(self.path.join("bpf"))
             .arg("--host-netns")
             .arg(rig.node.netns("node")?.path())
+            .arg("--events-file")
+            .arg(self.events())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -110,8 +112,21 @@ impl Home {
         Ok(())
     }
 
+    /// Where the agent writes events.
+    pub(super) fn events(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
+    /// How much of the agent is resident, in KiB.
+    pub(super) fn resident(&self) -> Result<u64> {
+        let pid = self.agent.as_ref().context("no agent runs")?.id();
+        let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+    }
+
     /// Waits until everything known at the start is in force.
-    fn ready(&mut self, rig: &Rig) -> Result<()> {
+    pub(super) fn ready(&mut self, rig: &Rig) -> Result<()> {
         let began = Instant::now();
         while !self.get("/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
             if let Some(status) = self.agent.as_mut().context("no agent runs")?.try_wait()? {
@@ -127,7 +142,7 @@ impl Home {
         Ok(())
     }
 
-    fn get(&self, path: &str) -> Result<String> {
+    pub(super) fn get(&self, path: &str) -> Result<String> {
         let mut connection = TcpStream::connect(self.metrics)?;
         write!(connection, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
@@ -135,12 +150,12 @@ impl Home {
         Ok(answer)
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.path.join("log")).unwrap_or_default()
     }
 
     /// Kills the agent as a crash or the kernel would.
-    fn kill(&mut self) -> Result<()> {
+    pub(super) fn kill(&mut self) -> Result<()> {
         let mut agent = self.agent.take().context("no agent runs")?;
         agent.kill()?;
         agent.wait()?;
@@ -165,7 +180,7 @@ impl Home {
     }
 
     /// What `status` counts for the workload, by rule and what was done.
-    fn count(&self, rule: &str) -> Result<u64> {
+    pub(super) fn count(&self, rule: &str) -> Result<u64> {
         let status = self.status()?;
         let workloads = status["workloads"].as_array().context("no workloads")?;
         Ok(workloads.iter().filter_map(|workload| workload["counts"][rule].as_u64()).sum())
@@ -184,9 +199,9 @@ impl Drop for Home {
     }
 }
 
-const TO_DB: &str = "{ipBlock: {cidr: 10.77.0.13/32}}, {ipBlock: {cidr: 'fd77::d/128'}}";
+pub(super) const TO_DB: &str = "{ipBlock: {cidr: 10.77.0.13/32}}, {ipBlock: {cidr: 'fd77::d/128'}}";
 const TO_FRONT: &str = "{ipBlock: {cidr: 10.77.0.11/32}}";
-const DEFAULT: &str = "bank/ledger network.egress Drop";
+pub(super) const DEFAULT: &str = "bank/ledger network.egress Drop";
 
 /// That `ledger` reaches `db` and not `front`, and that this is counted.
 fn only_db(rig: &mut Rig, home: &Home) -> Result<()> {
@@ -362,10 +377,7 @@ fn memory(rig: &mut Rig) -> Result<()> {
     home.policy(1, TO_DB)?;
     home.start(rig)?;
     home.ready(rig)?;
-    let pid = home.agent.as_ref().context("no agent runs")?.id();
-    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    let resident: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    let resident = home.resident()?;
     println!("      resident: {resident} KiB");
     ensure!(!rig.budgets || resident <= MEMORY_KB, "{resident} KiB are resident");
     only_db(rig, &home)

@@ -98,6 +98,15 @@ pub enum Op {
         /// How long to wait.
         wait_ms: u64,
     },
+    /// Send so many datagrams by a UDP socket as fast as it takes them, and wait for no answer.
+    UdpFlood {
+        /// The socket.
+        socket: u64,
+        /// To whom, in turn.
+        to: Vec<SocketAddr>,
+        /// How many in all.
+        count: u64,
+    },
     /// Close a connection or socket.
     Close {
         /// Which.
@@ -135,6 +144,13 @@ pub enum Op {
         /// Where to wait for it.
         path: String,
         /// How long.
+        wait_ms: u64,
+    },
+    /// Run a program whose path and arguments are any bytes, and wait for its end.
+    RunBytes {
+        /// The program and its arguments.
+        command: Vec<Vec<u8>>,
+        /// How long to wait.
         wait_ms: u64,
     },
     /// Run a program with its arguments and wait for its end.

@@ -50,6 +50,8 @@ pub struct Rig {
     pub agent: Option<std::path::PathBuf>,
     /// The agent must keep its budgets.
     pub budgets: bool,
+    /// Where the kernel programs are pinned.
+    pub places: Places,
     policies: Vec<Policy>,
     words: u32,
     elders: Elders,
@@ -92,6 +94,7 @@ impl Rig {
             mechanism: None,
             agent: None,
             budgets: false,
+            places: places.clone(),
             policies: Vec::new(),
             words: 0,
             elders,

@@ -3,8 +3,10 @@
 
 use std::{
     collections::HashMap,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead, Write},
+    os::unix::ffi::OsStringExt,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::{Command, Stdio},
@@ -25,6 +27,7 @@ use crate::process::POLL;
 use super::protocol::{Answer, Arrival, Op, Request, Response};
 
 mod datagram;
+mod flood;
 mod raw;
 mod server;
 mod stream;
@@ -100,6 +103,9 @@ impl Worker {
             Op::UdpSay { socket, to, word, padding, wait_ms } => {
                 datagram::say(self.socket(socket)?.as_ref(), to, &word, padding, millis(wait_ms))
             }
+            Op::UdpFlood { socket, to, count } => {
+                flood::datagrams(self.socket(socket)?.as_ref(), &to, count)
+            }
             Op::UdpHear { socket, word, wait_ms } => {
                 datagram::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
             }
@@ -118,6 +124,10 @@ impl Worker {
             Op::GiveListener { port, path } => self.give_listener(port, &path),
             Op::TakeListener { path, wait_ms } => self.take_listener(&path, millis(wait_ms)),
             Op::Run { command, wait_ms } => run(&command, millis(wait_ms)),
+            Op::RunBytes { command, wait_ms } => {
+                let command: Vec<OsString> = command.into_iter().map(OsString::from_vec).collect();
+                run(&command, millis(wait_ms))
+            }
         };
         // What the kernel says is an answer, not a fault.
         answer.or_else(|error| {
@@ -140,7 +150,7 @@ impl Worker {
     }
 }
 
-fn run(command: &[String], wait: Duration) -> Result<Answer> {
+fn run<S: AsRef<OsStr>>(command: &[S], wait: Duration) -> Result<Answer> {
     let [program, arguments @ ..] = command else { bail!("no program") };
     let mut child = Command::new(program)
         .args(arguments)
