@@ -30,8 +30,8 @@
 //!
 //! **What is not.** The node is this machine's kernel with a mount namespace, a network namespace and a folder of its own:
 //! `/sys/fs/bpf` is a BPF file system of the node's own, `/sys/fs/cgroup` the machine's cgroup v2 tree, and any other host
-//! path but those in `/sys`, `/proc` and `/dev` lies in the node's folder. The agent is told the node's network namespace
-//! by `HOLDFAST_HOST_NETNS`, as PID 1 has another. `KUBERNETES_SERVICE_HOST` is 127.0.0.1, where each network namespace
+//! path but those in `/sys`, `/proc` and `/dev` lies in the node's folder. PID 1 is this machine's, and not in the node's
+//! network namespace. `KUBERNETES_SERVICE_HOST` is 127.0.0.1, where each network namespace
 //! has a way to the API server. Nodes have no way to each other's pods. A capability that this machine's root has not is
 //! not given. No profiles of seccomp or of a security module, limits of resources, DNS, Services, lifecycle hooks, sidecars, or
 //! volumes other than emptyDir, hostPath, configMap, secret, downwardAPI and projected; what is not there and would
@@ -348,5 +348,7 @@ impl Drop for Kubelet {
             drop(ended.join());
         }
         self.inner.place.end();
+        // Pods and node hold each other.
+        self.inner.pods.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -14,8 +14,6 @@ use serde_json::{Value, json};
 
 use super::{Inner, container::Trouble, env, pod::PodRun, volumes};
 
-/// Where the agent's container finds the node's network namespace.
-pub(super) const HOST_NETNS: &str = "/.node/netns";
 /// What executes a container's program, and has it killed when the runtime dies.
 const WRAPPER: &str = "/.node/setpriv";
 /// The user of the operator's image.
@@ -280,10 +278,6 @@ impl Bundle<'_> {
                 mounts.push(bind(Path::new("/usr"), "/usr", true, "rprivate"));
                 mounts.push(bind(Path::new("/etc"), "/etc", true, "rprivate"));
             }
-        }
-        if repository(self.container.image.as_deref().unwrap_or_default()).ends_with("/agent") {
-            let netns = self.pod.inner.place.netns().path();
-            mounts.push(bind(&netns, HOST_NETNS, true, "rprivate"));
         }
         let termination = self.folder.join("termination-log");
         fs::write(&termination, "")?;

@@ -29,9 +29,6 @@ async fn make(pod: &PodRun, container: &Container) -> Result<Vec<(String, String
         ("KUBERNETES_SERVICE_PORT".to_owned(), inner.api_port.to_string()),
     ]);
     let image = container.image.as_deref().unwrap_or_default();
-    if bundle::repository(image).ends_with("/agent") {
-        known.insert("HOLDFAST_HOST_NETNS".to_owned(), bundle::HOST_NETNS.to_owned());
-    }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.clone().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {

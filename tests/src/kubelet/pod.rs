@@ -330,8 +330,9 @@ impl PodRun {
         let patch = serde_json::json!({"metadata": {"uid": self.uid}, "status": status});
         match pods.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(_) => {}
-            // Gone, or another of the same name.
-            Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => {}
+            // Gone; or another of the same name, which ends this one.
+            Err(kube::Error::Api(error))
+                if error.code == 404 || (error.code == 409 && self.is_stopping()) => {}
             Err(error) => return Err(error.into()),
         }
         *last = Some(status);
