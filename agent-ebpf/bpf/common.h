@@ -23,6 +23,9 @@
 HF_HASH(cgroups, BPF_MAP_TYPE_HASH, __u64, __u32, 65536, 0);
 HF_HASH(workloads, BPF_MAP_TYPE_HASH, __u32, struct hf_workload, 16384, BPF_F_NO_PREALLOC);
 HF_HASH(control, BPF_MAP_TYPE_ARRAY, __u32, struct hf_control, 1, 0);
+/* One element: until when this node refuses nothing, in nanoseconds since the machine was started. Written by the command
+ * `break-glass` alone, so that the agent's own writes cannot undo it, nor its absence prolong it. */
+HF_HASH(break_glass, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
 /* Denied and would-have-denied, for each workload and rule: exact, whatever becomes of events. */
 HF_HASH(counters, BPF_MAP_TYPE_PERCPU_HASH, struct hf_counter_key, __u64, 65536, BPF_F_NO_PREALLOC);
 HF_HASH(helper_errors, BPF_MAP_TYPE_PERCPU_HASH, struct hf_error_key, __u64, 256, 0);
@@ -88,6 +91,15 @@ HF_INLINE struct hf_control *hf_control(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&control, &zero);
+}
+
+/* Asked only where something would be refused: it is then counted and told as an audit, and goes ahead. */
+HF_INLINE int hf_glass_is_broken(void)
+{
+	__u32 zero = 0;
+	__u64 *until = bpf_map_lookup_elem(&break_glass, &zero);
+
+	return until && bpf_ktime_get_boot_ns() < *until;
 }
 
 #endif

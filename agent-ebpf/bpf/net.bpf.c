@@ -306,7 +306,7 @@ int hf_egress(struct __sk_buff *skb)
 	}
 	if (wl->flags & HF_WL_HOST_PART)
 		hf_note_node_flow(skb);
-	said = hf_workload_packet(skb, wl, 1, HF_PROG_EGRESS);
+	said = hf_say_now(hf_workload_packet(skb, wl, 1, HF_PROG_EGRESS));
 	if (said & HF_SAY_REPORT)
 		hf_report(skb, HF_PROG_EGRESS, index, wl->net_set, said);
 	return said & HF_SAY_REFUSED ? HF_DROP_SILENTLY : HF_PASS;
@@ -322,7 +322,7 @@ int hf_ingress(struct __sk_buff *skb)
 	wl = hf_workload_of(bpf_skb_cgroup_id(skb), &index);
 	if (!wl || !(wl->flags & HF_WL_NET))
 		return HF_PASS;
-	said = hf_workload_packet(skb, wl, 0, HF_PROG_INGRESS);
+	said = hf_say_now(hf_workload_packet(skb, wl, 0, HF_PROG_INGRESS));
 	if (said & HF_SAY_REPORT)
 		hf_report(skb, HF_PROG_INGRESS, index, wl->net_set, said);
 	return said & HF_SAY_REFUSED ? HF_REFUSE : HF_PASS;
@@ -372,7 +372,8 @@ HF_INLINE int hf_sock_addr(struct bpf_sock_addr *ctx, int v6, __u16 program)
 			return HF_PASS;
 	}
 	hf_decide(wl, &q, &d);
-	if (!(d.flags & HF_D_REJECT))
+	/* Where the glass is broken, the packet programs count what goes ahead. */
+	if (!(d.flags & HF_D_REJECT) || hf_glass_is_broken())
 		return HF_PASS;
 	hf_count(program, index, wl->net_set, d.rule, HF_EGRESS, HF_GIVEN_REJECT);
 	__builtin_memcpy(&high, &q.peer.w[0], sizeof(high));

@@ -463,6 +463,14 @@ HF_INLINE __u64 hf_say(const struct hf_decision *d, __u8 direction)
 	return 0;
 }
 
+/* The same, where the node refuses nothing for a while. */
+HF_INLINE __u64 hf_say_now(__u64 said)
+{
+	if (!(said & HF_SAY_REFUSED) || !hf_glass_is_broken())
+		return said;
+	return HF_SAY_REPORT | (said & 0xffffff) | HF_WHAT(0, 0, HF_GIVEN_AUDIT, 0, 0);
+}
+
 /* The packet's headers once more: what is told is the rare case, and so costs the others nothing. */
 HF_INLINE void hf_note_headers(struct __sk_buff *skb, struct hf_event *event)
 {

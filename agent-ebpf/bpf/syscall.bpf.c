@@ -19,6 +19,7 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	const struct hf_workload *wl;
 	__u32 index, direction, abi, nr;
+	__u8 given;
 
 	if (kern || (family != HF_AF_PACKET && family != HF_AF_XDP))
 		return 0;
@@ -31,12 +32,13 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 		direction = HF_INGRESS;
 	else
 		return 0;
-	hf_count(HF_PROG_SYSCALL, index, wl->net_set, wl->default_rule[direction], direction, HF_GIVEN_DENY);
+	given = hf_glass_is_broken() ? HF_GIVEN_AUDIT : HF_GIVEN_DENY;
+	hf_count(HF_PROG_SYSCALL, index, wl->net_set, wl->default_rule[direction], direction, given);
 	hf_read_number(task, hf_regs(task), &abi, &nr);
 	hf_tell_call(HF_WHO(index, wl->net_set),
-		     HF_WHAT(wl->default_rule[direction], direction, HF_GIVEN_DENY, HF_PROG_SYSCALL, HF_HOOK_socket_create),
+		     HF_WHAT(wl->default_rule[direction], direction, given, HF_PROG_SYSCALL, HF_HOOK_socket_create),
 		     abi, nr);
-	return 1;
+	return given == HF_GIVEN_DENY;
 }
 
 #define HF_HOOK_PROGRAM(name)                                                                      \
@@ -65,7 +67,9 @@ int hf_sys_enter(unsigned long long *ctx)
 		hf_count_audits(&call, HF_PROG_SYS_ENTER, HF_NO_HOOK);
 		return 0;
 	}
-	if (bpf_send_signal(HF_SIGKILL))
+	if (hf_glass_is_broken())
+		hf_count_call(&call, call.e.enforced, HF_GIVEN_AUDIT, HF_PROG_SYS_ENTER, HF_NO_HOOK);
+	else if (bpf_send_signal(HF_SIGKILL))
 		hf_helper_failed(HF_PROG_SYS_ENTER, HF_HELPER_SEND_SIGNAL);
 	else
 		hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER, HF_NO_HOOK);

@@ -226,6 +226,10 @@ static __attribute__((noinline)) int hf_refused(__u32 hook)
 		hf_count_audits(&call, HF_PROG_SYSCALL, hook);
 		return 0;
 	}
+	if (hf_glass_is_broken()) {
+		hf_count_call(&call, call.e.enforced, HF_GIVEN_AUDIT, HF_PROG_SYSCALL, hook);
+		return 0;
+	}
 	if (HF_ANSWER_ACTION(call.e.enforced) == HF_A_KILL) {
 		/* The hook's error keeps the call from happening; the signal ends the process after it. */
 		if (bpf_send_signal(HF_SIGKILL))

@@ -5,6 +5,7 @@
 //! ([`tables`]) and written ([`engine`], [`maps`]) where programs that were loaded once ([`loader`], [`hooks`]) read them.
 
 pub mod abi;
+pub mod break_glass;
 pub mod cgroups;
 pub mod check;
 pub mod engine;

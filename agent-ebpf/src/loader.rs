@@ -31,9 +31,7 @@ pub mod objects {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A privilege is missing.
-    #[error(
-        "{what} was not permitted: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
-    )]
+    #[error("{what} was not permitted: run as root, or with the capabilities BPF, NET_ADMIN and PERFMON")]
     NotPermitted {
         /// What was tried.
         what: String,

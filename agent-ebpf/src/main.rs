@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::builder::NonEmptyStringValueParser;
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_agent::events::file::Destination;
 use holdfast_agent::run::{self, Settings};
 use holdfast_agent::source::SourceKind;
-use holdfast_agent::{check, explain, loader, probe, status};
+use holdfast_agent::{break_glass, check, explain, loader, probe, status};
 use holdfast_crds::command_line;
 
 #[derive(Parser)]
@@ -46,6 +47,24 @@ enum Command {
     Check(check::Args),
     /// Say whether one workload may reach another, and by which rule; without a cluster
     Explain(explain::Args),
+    /// Let this node refuse nothing for a while: what would be refused is counted as audits. Ends by itself
+    BreakGlass {
+        /// For how long, such as 90s, 30m or 2h; at most 24h
+        #[arg(long = "for", value_name = "TIME", value_parser = break_glass::parse_duration)]
+        #[arg(required_unless_present = "end", conflicts_with = "end")]
+        duration: Option<Duration>,
+        /// Why, for whoever reads the node's status
+        #[arg(long, requires = "duration", value_parser = NonEmptyStringValueParser::new())]
+        reason: Option<String>,
+        /// End it now
+        #[arg(long)]
+        end: bool,
+        #[command(flatten)]
+        kernel: KernelArgs,
+        /// Where the agent keeps its state
+        #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
+        state_dir: PathBuf,
+    },
     /// Detach everything from this node's kernel and forget it
     Uninstall {
         #[command(flatten)]
@@ -195,6 +214,18 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Check(args) => return Ok(check::main(&args)),
         Command::Explain(args) => return Ok(explain::main(&args)),
+        Command::BreakGlass { duration, reason, end: _, kernel, state_dir } => {
+            let places = run::places(&kernel.bpffs)?;
+            match duration {
+                Some(duration) => {
+                    println!("{}", break_glass::begin(&places, &state_dir, duration, reason)?.message());
+                }
+                None if break_glass::end(&places, &state_dir)? => {
+                    println!("break-glass is over: this node refuses again what its policies say");
+                }
+                None => println!("there is no break-glass on this node"),
+            }
+        }
         Command::Uninstall { kernel } => {
             let count = loader::uninstall(&run::places(&kernel.bpffs)?)?;
             println!("{count} pins removed; nothing of Holdfast's is in this kernel any more");

@@ -249,6 +249,7 @@ pub struct Maps {
     pub cgroups: Hash<u64, u32>,
     /// `control`
     pub control: Array<MapData, abi::Control>,
+    break_glass: Array<MapData, u64>,
     counters: PerCpuHashMap<MapData, abi::CounterKey, u64>,
     helper_errors: PerCpuHashMap<MapData, abi::ErrorKey, u64>,
 }
@@ -270,6 +271,7 @@ impl Maps {
             workloads: hash(dir, "workloads")?,
             cgroups: hash(dir, "cgroups")?,
             control: typed(dir, "control", 4, size_of::<abi::Control>(), Map::Array)?.0,
+            break_glass: typed(dir, "break_glass", 4, 8, Map::Array)?.0,
             counters: typed(dir, "counters", size_of::<abi::CounterKey>(), 8, Map::PerCpuHashMap)?.0,
             helper_errors: typed(dir, "helper_errors", size_of::<abi::ErrorKey>(), 8, Map::PerCpuHashMap)?.0,
         })
@@ -309,6 +311,24 @@ impl Maps {
     /// When the kernel refuses.
     pub fn set_control(&mut self, control: abi::Control) -> Result<(), MapError> {
         self.control.set(0, control, 0).map_err(|source| MapError::Kernel { map: "control", source })
+    }
+
+    /// Until when nothing is refused, in nanoseconds since the machine was started.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn break_glass(&self) -> Result<u64, MapError> {
+        self.break_glass.get(&0, 0).map_err(|source| MapError::Kernel { map: "break_glass", source })
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn set_break_glass(&mut self, deadline: u64) -> Result<(), MapError> {
+        self.break_glass.set(0, deadline, 0).map_err(|source| MapError::Kernel { map: "break_glass", source })
     }
 
     /// Denials and would-have denials, summed over processors.

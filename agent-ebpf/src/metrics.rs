@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::abi;
+use crate::break_glass::Broken;
 use crate::engine::counts::Subject;
 use crate::engine::report::PolicyReport;
 use crate::mechanisms::{Mechanisms, State};
@@ -27,6 +28,8 @@ pub struct Metrics {
     audits: IntCounterVec,
     series: Arc<Mutex<Series>>,
     folded_series: IntGauge,
+    break_glass: IntGauge,
+    break_glass_until: IntGauge,
     policy_rules: IntGaugeVec,
     /// Seconds from facts to kernel.
     pub apply: Histogram,
@@ -119,6 +122,20 @@ impl Metrics {
                     "holdfast_folded_series",
                     "Counts of denials and audits that have no series of their own: they are under the workload and policy \
                      `other`.",
+                )?,
+            )?,
+            break_glass: register(
+                &registry,
+                IntGauge::new(
+                    "holdfast_break_glass",
+                    "1 while this node refuses nothing, by `holdfast-agent break-glass`, else 0.",
+                )?,
+            )?,
+            break_glass_until: register(
+                &registry,
+                IntGauge::new(
+                    "holdfast_break_glass_until_seconds",
+                    "When that ends by itself, in seconds since 1970; 0 where there is nothing to end.",
                 )?,
             )?,
             policy_rules: gauge(
@@ -274,6 +291,12 @@ impl Metrics {
     /// Sets how many objects of a source cannot be taken.
     pub fn set_source_errors(&self, source: &str, errors: usize) {
         self.source_errors.with_label_values(&[source]).set(i64::try_from(errors).unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether this node refuses nothing.
+    pub fn set_break_glass(&self, broken: Option<&Broken>) {
+        self.break_glass.set(i64::from(broken.is_some()));
+        self.break_glass_until.set(broken.map_or(0, Broken::unix_seconds));
     }
 
     /// Sets the failures of kernel helpers.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::abi;
+use crate::break_glass::{self, Broken};
 use crate::cgroups::{self, Tree};
 use crate::engine::{Applied, Engine};
 use crate::events::book::Lesson;
@@ -63,6 +64,8 @@ pub struct Progress {
     pub complete: bool,
     /// Why the kernel is not in step, where it is not.
     pub error: Option<String>,
+    /// The node refuses nothing at present.
+    pub break_glass: Option<Broken>,
     /// Errors of the source.
     pub source_errors: Arc<Vec<crate::facts::SourceError>>,
 }
@@ -79,6 +82,8 @@ impl Progress {
 const VERIFY_EVERY: Duration = Duration::from_mins(1);
 /// The time between two walks of the cgroup tree, beside the events.
 const WALK_EVERY: Duration = Duration::from_secs(15);
+/// The time between two looks whether somebody broke the glass, or it is over.
+const GLASS_EVERY: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a write that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
@@ -169,6 +174,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             engine: Arc::clone(&engine),
             metrics: metrics.clone(),
             progress: progress.clone(),
+            state_dir: settings.state_dir.clone(),
         };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
@@ -183,6 +189,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             owner: settings.owner.clone(),
             mechanisms,
             progress: progress.clone(),
+            told: None,
         };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
@@ -235,6 +242,7 @@ pub async fn run(settings: Settings) -> Result<()> {
             tree: Tree::default(),
             started,
             names_due: false,
+            broken: None,
         };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
@@ -298,6 +306,8 @@ struct Main {
     started: Instant,
     /// The file of names is older than what is in force.
     names_due: bool,
+    /// The node refuses nothing at present.
+    broken: Option<Broken>,
 }
 
 /// Up to a quarter more or less, so that nodes that failed together do not try again together.
@@ -312,6 +322,7 @@ enum Wake {
     Cgroups,
     Walk,
     Verify,
+    Glass,
     Retry,
     Stop,
 }
@@ -322,6 +333,7 @@ impl Main {
         self.tree = Tree::walk(&self.places.cgroup_root)?;
         let mut walk = tokio::time::interval(WALK_EVERY);
         let mut verify = tokio::time::interval(VERIFY_EVERY);
+        let mut glass = tokio::time::interval(GLASS_EVERY);
         verify.reset();
         walk.reset();
         // When to try again, and how long the pause was.
@@ -343,6 +355,7 @@ impl Main {
                 }
                 _ = walk.tick() => Wake::Walk,
                 _ = verify.tick() => Wake::Verify,
+                _ = glass.tick() => Wake::Glass,
                 () = tokio::time::sleep_until(due), if retry.is_some() => Wake::Retry,
             };
             let again = matches!(wake, Wake::Retry);
@@ -359,6 +372,7 @@ impl Main {
                     self.verify()?;
                     false
                 }
+                Wake::Glass => self.look_at_glass(),
             };
             if act {
                 retry = match (self.apply(), retry) {
@@ -418,7 +432,7 @@ impl Main {
         let started = Instant::now();
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         match engine.apply(&facts, &cgroups) {
-            Ok(applied) => {
+            Ok(mut applied) => {
                 let took = started.elapsed();
                 let lesson = Lesson {
                     meaning: engine.meaning(),
@@ -444,6 +458,9 @@ impl Main {
                 {
                     self.names_due = !self.keep_names(&engine, &applied);
                 }
+                if let Some(broken) = &self.broken {
+                    applied.policies.iter_mut().for_each(|report| broken.tell(report));
+                }
                 self.metrics.set_policies(&applied.policies);
                 self.metrics.set_workloads(applied.workloads, applied.selected);
                 drop(engine);
@@ -458,6 +475,7 @@ impl Main {
                     applied,
                     complete,
                     error: None,
+                    break_glass: self.broken.clone(),
                     source_errors: Arc::clone(&facts.errors),
                 });
                 true
@@ -469,6 +487,29 @@ impl Main {
                 false
             }
         }
+    }
+
+    /// Whether the node refuses nothing: returns whether that has changed.
+    fn look_at_glass(&mut self) -> bool {
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = match break_glass::look(engine.maps(), &self.state_dir) {
+            Ok(broken) => broken,
+            Err(error) => {
+                warn!(%error, "whether the glass is broken cannot be read");
+                return false;
+            }
+        };
+        drop(engine);
+        if broken == self.broken {
+            return false;
+        }
+        match &broken {
+            Some(broken) => error!("{}", broken.message()),
+            None => warn!("break-glass is over: this node refuses again what its policies say"),
+        }
+        self.progress.send_modify(|progress| progress.break_glass.clone_from(&broken));
+        self.broken = broken;
+        true
     }
 
     fn keep_names(&self, engine: &Engine, applied: &Applied) -> bool {

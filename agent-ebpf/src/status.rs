@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::abi::workload_flags;
+use crate::break_glass::{self, BreakGlassError, Broken};
 use crate::engine::Engine;
 use crate::engine::counts::{self, given_name};
 use crate::engine::report::PolicyReport;
@@ -37,6 +38,9 @@ pub enum StatusError {
     /// The maps.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// Whether the node refuses nothing.
+    #[error(transparent)]
+    BreakGlass(#[from] BreakGlassError),
 }
 
 /// The names of everything that has a number in the maps.
@@ -198,7 +202,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// What is in force on this node.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// The node refuses nothing at present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<Broken>,
     /// Workloads that the kernel knows.
     pub workloads: Vec<WorkloadStatus>,
     /// What each policy was given.
@@ -262,11 +270,19 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
             counts,
         });
     }
-    Ok(Status { workloads, policies: names.policies })
+    let break_glass = break_glass::look(&maps, state_dir)?;
+    let mut policies = names.policies;
+    if let Some(broken) = &break_glass {
+        policies.iter_mut().for_each(|policy| broken.tell_status(policy));
+    }
+    Ok(Status { break_glass, workloads, policies })
 }
 
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(broken) = &self.break_glass {
+            writeln!(f, "{}\n", broken.message())?;
+        }
         writeln!(f, "{:<44} {:>7}  {:<16} {:>6}  REFUSED", "WORKLOAD", "CGROUPS", "ISOLATED", "RULES")?;
         for workload in &self.workloads {
             let name = &workload.name;

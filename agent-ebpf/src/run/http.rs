@@ -1,5 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::Progress;
+use crate::break_glass;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 
@@ -22,6 +24,8 @@ pub struct Shared {
     pub engine: Arc<Mutex<Engine>>,
     /// Everything else.
     pub metrics: Metrics,
+    /// For the reason of a break-glass.
+    pub state_dir: PathBuf,
     /// For readiness.
     pub progress: watch::Receiver<Progress>,
 }
@@ -66,6 +70,10 @@ async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
         }
         match engine.maps().helper_errors() {
             Ok(errors) => shared.metrics.set_helper_errors(&errors),
+            Err(error) => return Err(error.to_string()),
+        }
+        match break_glass::look(engine.maps(), &shared.state_dir) {
+            Ok(broken) => shared.metrics.set_break_glass(broken.as_ref()),
             Err(error) => return Err(error.to_string()),
         }
         let tables = engine.tables();

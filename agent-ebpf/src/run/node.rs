@@ -12,16 +12,18 @@ use holdfast_crds::workload_node::{
 };
 use holdfast_crds::{API_VERSION, WorkloadNode};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::Progress;
+use crate::break_glass::{self, Broken};
 use crate::engine::report::PolicyReport;
 use crate::mechanisms::{Mechanisms, State};
 
@@ -54,6 +56,8 @@ pub struct Reporter {
     pub mechanisms: Mechanisms,
     /// What became of the policies.
     pub progress: watch::Receiver<Progress>,
+    /// The last break-glass that an Event told of.
+    pub told: Option<Broken>,
 }
 
 impl Reporter {
@@ -102,6 +106,7 @@ impl Reporter {
                 }
                 () = tokio::time::sleep(super::jitter(pause)), if due => {
                     self.progress.mark_unchanged();
+                    self.tell_of_glass(&client).await;
                     match self.report(&client, written.as_ref()).await {
                         Ok(status) => {
                             written = status.or(written);
@@ -115,6 +120,47 @@ impl Reporter {
                     }
                 }
             }
+        }
+    }
+
+    /// An Event on the node, when the glass is broken and when that is over. One that cannot be written is logged: the
+    /// report says the same.
+    async fn tell_of_glass(&mut self, client: &Client) {
+        let now = self.progress.borrow().break_glass.clone();
+        if now == self.told {
+            return;
+        }
+        let (reason, kind, note) = match &now {
+            Some(broken) => (break_glass::REASON, "Warning", broken.message()),
+            None => ("BreakGlassEnded", "Normal", "this node refuses again what its policies say".to_owned()),
+        };
+        let time = Timestamp::now();
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", self.node, time.as_nanosecond())),
+                namespace: Some("default".to_owned()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(time)),
+            action: Some(reason.to_owned()),
+            reason: Some(reason.to_owned()),
+            type_: Some(kind.to_owned()),
+            // The API takes no longer ones.
+            note: Some(note.chars().take(1000).collect()),
+            regarding: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(self.node.clone()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some("holdfast.dev/agent".to_owned()),
+            reporting_instance: Some(self.node.chars().take(128).collect()),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(client.clone(), "default");
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => self.told = now,
+            Err(error) => warn!(%error, "the Event of a break-glass cannot be written"),
         }
     }
 
@@ -233,6 +279,11 @@ fn status(progress: &Progress, mechanisms: &Mechanisms, node_uid: String) -> Wor
         last_error: progress.error.clone(),
         ..WorkloadNodeStatus::default()
     };
+    if let Some(broken) = &progress.break_glass {
+        let error = ApiError { origin: "holdfast-agent break-glass".to_owned(), message: broken.message() };
+        status.errors.insert(0, error);
+        status.errors.truncate(32);
+    }
     let mut size = serde_json::to_string(&status).map_or(0, |text| text.len());
     // Policies without workloads here say nothing about this node, and come last.
     let mut reports: Vec<&PolicyReport> = progress.applied.policies.iter().collect();
