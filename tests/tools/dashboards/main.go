@@ -4,6 +4,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -36,10 +37,14 @@ func check(path string) []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	var read dashboard.Dashboard
 	var problems []string
-	if err := read.UnmarshalJSONStrict(raw); err != nil {
+	if err := new(dashboard.Dashboard).UnmarshalJSONStrict(raw); err != nil {
 		problems = append(problems, lines(err)...)
+	}
+	// The strict reading keeps no panels, so what they are is read again.
+	var read dashboard.Dashboard
+	if err := json.Unmarshal(raw, &read); err != nil {
+		return append(problems, lines(err)...)
 	}
 	if err := read.Validate(); err != nil {
 		problems = append(problems, lines(err)...)
