@@ -31,8 +31,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Queries without an answer here, and why that is right.
-const EMPTY: [(&str, &str); 1] =
-    [("fleet / Failed requests and watches (A)", "no request fails in a fleet that is well")];
+const EMPTY: [(&str, &str); 2] = [
+    ("fleet / Failed requests and watches (A)", "no request fails in a fleet that is well"),
+    ("agent / Helper errors (A)", "no kernel helper fails on a node that is well"),
+];
 /// Rules that record nothing here, and why that is right.
 const UNRECORDED: [(&str, &str); 2] = [
     (
@@ -44,8 +46,9 @@ const UNRECORDED: [(&str, &str); 2] = [
         "is of what was recorded more than a quarter of an hour ago",
     ),
 ];
-/// Alerts that are due here, at once or after a while.
-const DUE: [&str; 1] = ["HoldfastNodeWithoutAgent"];
+/// Alerts that are due here, some at once and some after a while; and one of a node that cannot refuse every call.
+const DUE: [&str; 2] = ["HoldfastNodeWithoutAgent", "HoldfastDenialsRising"];
+const DUE_ON_SUCH: &str = "HoldfastRuleFallsShort";
 
 /// What would be refused, were it in mode Enforce.
 const TRIAL: &str = "apiVersion: holdfast.dev/v1alpha1
@@ -62,8 +65,10 @@ kind: Node
 metadata: {name: node-2}
 ";
 
-/// What is refused and what would be, once more.
-fn attempts(stage: &Stage) -> Result<()> {
+/// What is refused and what would be, once more, after a change of a policy that changes none of it.
+fn attempts(stage: &Stage, round: u32) -> Result<()> {
+    let odd = TRIAL.replace("egress: {}", "egress: {allow: [{to: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}");
+    stage.apply(if round.is_multiple_of(2) { TRIAL } else { &odd })?;
     let refused = attempt::tcp(&stage.node, "batch", "api", 8080, SILENCE)?;
     ensure!(refused == SILENCE, "batch to api: {refused}");
     let audited = attempt::tcp(&stage.node, "batch", "db", 5432, DONE)?;
@@ -193,10 +198,12 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
         ("policy", "(shop/api|shop/trial)"),
         ("node", "(node-1|node-2)"),
     ];
+    let mut round = 0;
     for choice in [all, one] {
         let mut left = BTreeSet::new();
         let answered = until(PATIENCE, "every query has an answer", async || {
-            attempts(&stage)?;
+            round += 1;
+            attempts(&stage, round)?;
             left = unanswered(&prometheus, &rules, &choice)?;
             Ok(left.is_empty().then_some(()))
         })
@@ -205,10 +212,13 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
     }
 
     healthy(&prometheus, &rules)?;
-    let alerts = alerts(&prometheus)?;
+    let due = alerts(&prometheus)?;
     for alert in DUE {
-        assert!(alerts.contains_key(alert), "{alert} is not among {alerts:?}");
+        assert!(due.contains_key(alert), "{alert} is not among {due:?}");
     }
+    let refuses = stage.mounts.probe()?.refuses_calls();
+    assert_eq!(due.contains_key(DUE_ON_SUCH), !refuses, "{due:?}");
+    assert!(!due.contains_key("HoldfastBreakGlass"), "{due:?}");
     // Numbers that are known.
     for (query, wanted) in [
         ("cluster:holdfast_policy_coverage:ratio{cluster=\"east\"}", "1"),
@@ -228,5 +238,15 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
     }
 
     assert!(follow_runbooks(&stage)? > 20, "the runbooks' commands were not found");
-    Ok(())
+
+    // Somebody breaks the glass: nothing is refused, and the alert says so.
+    let state = stage.folder.path().join("state");
+    let state = state.to_str().context("a path that is no text")?;
+    stage.mounts.agent(&["break-glass", "--for", "5m", "--reason", "a test", "--state-dir", state])?;
+    assert_eq!(attempt::tcp(&stage.node, "batch", "api", 8080, DONE)?, DONE);
+    until(PATIENCE, "the alert on break-glass fires", async || {
+        Ok((alerts(&prometheus)?.get("HoldfastBreakGlass").map(String::as_str) == Some("firing"))
+            .then_some(()))
+    })
+    .await
 }

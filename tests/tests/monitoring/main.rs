@@ -63,7 +63,7 @@ fn metrics(expression: &str) -> BTreeSet<String> {
         .filter(|word| {
             word.starts_with("holdfast_")
                 || word.starts_with("process_")
-                || word.contains(':')
+                || (word.contains(':') && !word.starts_with(|letter: char| letter.is_ascii_digit()))
                 || PROMETHEUS.contains(word)
         })
         .map(str::to_owned)

@@ -71,7 +71,7 @@ impl Prometheus {
         Ok(answer["data"].take())
     }
 
-    /// How many series a query has now, or over the last minute.
+    /// How many series with a number in them a query has now, or over the last minute.
     pub(crate) fn series(&self, expression: &str, instant: bool) -> Result<usize> {
         let data = if instant {
             self.get("query", &[("query", expression)])?
@@ -81,7 +81,11 @@ impl Prometheus {
             let range = [("query", expression), ("start", &from), ("end", &to), ("step", "5")];
             self.get("query_range", &range)?
         };
-        Ok(data["result"].as_array().context("a result")?.len())
+        let numbers = |series: &&Value| {
+            let values = series["values"].as_array().into_iter().flatten().chain([&series["value"]]);
+            values.filter_map(|value| value[1].as_str()).any(|number| number != "NaN")
+        };
+        Ok(data["result"].as_array().context("a result")?.iter().filter(numbers).count())
     }
 
     /// The values of `label_values(SERIES, LABEL)`.
