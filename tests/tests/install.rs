@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// How long it may take from `helm install` to the DaemonSet and the NodeAgent's status.
 const DEPLOYED: Duration = Duration::from_secs(15);
 
+/// A value with which `helm test` says soon that something is wrong, and does not wait for it to become right.
+const IMPATIENT: &str = r#"extraEnv=[{"name": "HOLDFAST_TEST_TIMEOUT", "value": "5"}]"#;
+
 /// A cluster and Helm. Nodes go first, as what they run are clients of the control plane.
 struct Stage {
     nodes: Vec<Kubelet>,
@@ -484,12 +487,7 @@ async fn uninstall(stage: &Stage, before: &Objects) -> Result<()> {
 async fn helm_test_fails_without_a_leader_or_an_agent() -> Result<()> {
     let lacking = NodeOptions { missing_images: vec!["/agent".to_owned()], ..NodeOptions::named("node-b") };
     let mut stage = Stage::new(&[NodeOptions::named("node-a")]).await?;
-    let values = [
-        "--set",
-        "replicaCount=1",
-        "--set-json",
-        r#"extraEnv=[{"name": "HOLDFAST_TEST_TIMEOUT", "value": "5"}]"#,
-    ];
+    let values = ["--set", "replicaCount=1", "--set-json", IMPATIENT];
     stage.install(&chart::directory(), &values).await.with_context(|| stage.why())?;
     stage.agents_available().await?;
     let test = ["--logs", "--timeout", "2m"];
@@ -550,7 +548,10 @@ async fn crds_of_an_older_release_are_brought_up_to_date_by_the_operator() -> Re
     let stage = Stage::new(&[NodeOptions::named("node-a")]).await?;
     let folder = tempfile::tempdir()?;
     let older = older_chart(folder.path())?;
-    stage.install(&older, &["--set", "crds.manage=false"]).await.with_context(|| stage.why())?;
+    stage
+        .install(&older, &["--set", "crds.manage=false", "--set-json", IMPATIENT])
+        .await
+        .with_context(|| stage.why())?;
     stage.agents_available().await?;
     let mode = "jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.mode.type}";
     let found = || stage.kubectl(&format!("get crd workloadpolicies.holdfast.dev -o {mode}"));
@@ -561,7 +562,7 @@ async fn crds_of_an_older_release_are_brought_up_to_date_by_the_operator() -> Re
     ensure!(said.contains("FAIL  crds: ") && said.contains("0.0.1"), "{said}");
 
     // Helm does not touch CRDs that are there; the operator does.
-    stage.upgrade(&[]).await?;
+    stage.upgrade(&["--set", "crds.manage=true"]).await?;
     stage
         .until("the operator brings the CRD up to date", async || Ok((found()? == "string").then_some(())))
         .await?;
