@@ -246,11 +246,14 @@ async fn everything_works_with_what_the_chart_grants_and_nothing_is_granted_that
 
     // What others do to it.
     let set = ["daemonset", "-n", NAMESPACE, "holdfast-agent-default"];
-    let drift = r#"{"spec": {"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}}"#;
+    // A field that applying leaves alone, as it is none of the operator's.
+    let drift = r#"{"spec": {"template": {"spec": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions":
+        [{"key": "nowhere", "operator": "Exists"}]}]}}}}}}}"#;
     stage.cluster.kubectl(&[&["patch"], &set[..], &["-p", drift]].concat())?;
-    let selector = "{.spec.template.spec.nodeSelector.nowhere}";
+    let affinity = "{.spec.template.spec.affinity}";
     until(PATIENCE, "the DaemonSet is put back", async || {
-        Ok(get(&stage.cluster, &set, selector)?.is_empty().then_some(()))
+        Ok(get(&stage.cluster, &set, affinity)?.is_empty().then_some(()))
     })
     .await?;
     wait_gone(&stage.cluster, &["adsl", "addresses-999999"]).await?;
