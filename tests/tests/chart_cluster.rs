@@ -10,6 +10,11 @@ use holdfast_tests::{
     tools,
     wait::until,
 };
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,16 +41,14 @@ fn comes_with_a_release((kind, _, name): &Key) -> bool {
     }
 }
 
-/// Whether the controllers have taken up an object. Of a Deployment, pods of its last revision must be there: admission
-/// has let them in. As nothing runs them, a revision that follows another is rolled out no further than that.
+/// Whether the controllers have done all that they do with an object.
 fn is_settled(live: &Value) -> bool {
-    let status = &live["status"];
+    let (spec, status) = (&live["spec"], &live["status"]);
     let observed = status["observedGeneration"] == live["metadata"]["generation"];
     match live["kind"].as_str().unwrap_or_default() {
         "Deployment" => {
-            observed
-                && status["updatedReplicas"].as_u64().is_some_and(|pods| pods > 0)
-                && live["metadata"]["annotations"]["deployment.kubernetes.io/revision"].is_string()
+            let counts = ["replicas", "updatedReplicas", "readyReplicas"];
+            observed && counts.iter().all(|count| status[*count] == spec["replicas"])
         }
         "PodDisruptionBudget" | "ValidatingAdmissionPolicy" => observed,
         _ => true,
@@ -110,12 +113,34 @@ impl Rig {
         yaml("manifest", manifest.as_bytes())
     }
 
-    /// Waits until all objects of the release are there and the controllers have taken them up: the pods of the operator
-    /// exist, which only admission could refuse. Returns their versions.
+    /// Says of all pods of Holdfast's namespace that they run, as no kubelet does it: roll-outs go on then.
+    async fn say_that_pods_run(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client().await?, NAMESPACE);
+        let running =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        for pod in pods.list(&ListParams::default()).await? {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let name = pod.metadata.name.unwrap_or_default();
+            if phase == Some("Pending") {
+                let patched =
+                    pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&running)).await;
+                match patched {
+                    // Replaced in the meantime.
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    other => drop(other?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all objects of the release are there and the controllers have done their part: the pods of the
+    /// operator exist, which admission could refuse. Returns what was written to them.
     async fn settled(&self, scenario: &str) -> Result<Objects> {
         let wanted = self.manifest()?;
         let mut pending = None;
         let outcome = until(PATIENCE, "controllers have taken up the release", async || {
+            self.say_that_pods_run().await?;
             let all = objects(&self.cluster)?;
             let mut ours = Objects::new();
             for object in &wanted {
@@ -127,7 +152,7 @@ impl Rig {
                     .or_else(|| all.get_key_value(&inside))
                     .with_context(|| format!("{key:?} is not there"))?;
                 if !is_settled(live) {
-                    pending = Some(live.clone());
+                    pending = Some((key.clone(), live["status"].clone()));
                     return Ok(None);
                 }
                 ours.insert(key.clone(), written(live));
@@ -135,7 +160,10 @@ impl Rig {
             Ok(Some(ours))
         });
         let outcome = outcome.await;
-        outcome.with_context(|| format!("{scenario}: {}", pending.unwrap_or_default()))
+        outcome.with_context(|| {
+            let events = self.cluster.kubectl(&["get", "events,replicasets,pods", "--all-namespaces"]);
+            format!("{scenario}: {pending:?}\n{}", events.unwrap_or_default())
+        })
     }
 
     /// Waits until the API server holds what it held `before`, and Holdfast's CRDs.
