@@ -5,7 +5,6 @@ mod pages;
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -21,9 +20,10 @@ use holdfast_tests::{
 use pages::{Action, Block};
 
 /// Pages in the order in which they are run, all on one cluster: what one leaves behind the next finds.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "docs/install.md",
     "docs/first-policy.md",
+    "docs/runbooks.md",
     "docs/kubectl.md",
     "docs/network-policies.md",
     "docs/policy-reference.md",
@@ -36,10 +36,8 @@ const PAGES: [&str; 13] = [
     "docs/operations.md",
     "README.md",
 ];
-/// Pages of others, whose commands are run by their own suites.
-const OTHERS: [&str; 1] = ["docs/runbooks.md"];
 /// So many blocks may not be run.
-const NOT_RUN: usize = 14;
+const NOT_RUN: usize = 20;
 /// How long a page may take to show what it says: what it asks for may still be on its way.
 const SETTLED: Duration = Duration::from_secs(45);
 /// Commands that change nothing, and so can be asked again until things have settled.
@@ -53,6 +51,12 @@ const READS: [&str; 8] = [
     "holdfast-agent status",
     "helm status ",
 ];
+
+/// What tells why a page failed.
+const STATE: &str = "kubectl get pods,holdfast -A -o wide; kubectl get wlp -A -o yaml | tail -n 60
+for pod in $(kubectl get pods -A --no-headers -o custom-columns=A:.metadata.namespace,B:.metadata.name | tr -s ' ' /); do
+  echo \"== $pod\"; kubectl logs -n \"${pod%/*}\" \"${pod#*/}\" --tail=12
+done";
 
 fn read(page: &str) -> Result<String> {
     fs::read_to_string(tools::root().join(page)).with_context(|| page.to_owned())
@@ -75,9 +79,17 @@ impl Reader {
         for name in ["charts", "docs", "crds"] {
             std::os::unix::fs::symlink(tools::root().join(name), folder.path().join(name))?;
         }
-        let mut path = format!("{}:{}", tools::directory().join("bin").display(), programs()?.display());
-        let own = std::env::var("PATH").unwrap_or_default();
-        write!(path, ":{own}:/usr/sbin:/sbin")?;
+        let (bin, built, fetched) = (folder.path().join("bin"), programs()?, tools::directory().join("bin"));
+        fs::create_dir(&bin)?;
+        for name in ["holdfast-agent", "holdfast-operator", "kubectl-holdfast"] {
+            fs::copy(built.join(name), bin.join(name)).with_context(|| name.to_owned())?;
+        }
+        for name in ["kubectl", "helm", "promtool"] {
+            let path = fetched.join(name);
+            ensure!(path.is_file(), "{name} is missing: run `make setup`");
+            std::os::unix::fs::symlink(path, bin.join(name))?;
+        }
+        let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", bin.display());
         Ok(Self { folder, path, kubeconfig: kubeconfig.to_path_buf() })
     }
 
@@ -180,8 +192,8 @@ async fn every_command_of_the_pages_does_what_its_page_says() -> Result<()> {
         eprintln!("==> {page}");
         if let Err(error) = reader.follow_page(page, &node) {
             failed.push(format!("{error:#}"));
-            let seen = reader.run("kubectl get all,events,holdfast -A", None)?;
-            eprintln!("{}", String::from_utf8_lossy(&seen.stdout));
+            let seen = reader.run(STATE, None)?;
+            eprintln!("{}", String::from_utf8_lossy(&[seen.stdout, seen.stderr].concat()));
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
@@ -197,10 +209,7 @@ fn every_page_is_run() -> Result<()> {
             pages.push(format!("docs/{name}"));
         }
     }
-    let unknown: Vec<&String> = pages
-        .iter()
-        .filter(|page| !PAGES.contains(&page.as_str()) && !OTHERS.contains(&page.as_str()))
-        .collect();
+    let unknown: Vec<&String> = pages.iter().filter(|page| !PAGES.contains(&page.as_str())).collect();
     assert!(unknown.is_empty(), "not run by this suite: {unknown:?}");
     Ok(())
 }
@@ -226,7 +235,8 @@ fn parses(reader: &Reader, helps: &mut Helps, command: &str) -> Result<()> {
     let syntax = Command::new("/bin/bash").args(["-n", "-c", command]).output()?;
     ensure!(syntax.status.success(), "{}", String::from_utf8_lossy(&syntax.stderr));
     let joined = command.replace("\\\n", " ");
-    let words: Vec<&str> = joined.split_whitespace().skip_while(|word| *word == "sudo").collect();
+    let words = joined.split_whitespace().skip_while(|word| *word == "sudo");
+    let words: Vec<&str> = words.take_while(|word| !word.starts_with('#')).collect();
     // What stands behind `--` is another command.
     let (words, inner) = match words.iter().position(|word| *word == "--") {
         Some(at) => (&words[..at], words[at + 1..].join(" ")),
