@@ -45,26 +45,31 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 	SEC("lsm/" #name)                                                                          \
 	int hf_##name(unsigned long long *ctx)                                                     \
 	{                                                                                          \
+		struct hf_said said = {};                                                          \
+		int refused;                                                                       \
+                                                                                                   \
 		if (HF_HOOK_##name == HF_HOOK_socket_create && hf_socket_bypasses(ctx[0], ctx[3]))  \
 			return -HF_EPERM;                                                          \
-		return hf_refused(HF_HOOK_##name) ? -HF_EPERM : 0;                                 \
+		refused = hf_refused(HF_HOOK_##name, &said);                                       \
+		hf_tell(&said);                                                                    \
+		return refused ? -HF_EPERM : 0;                                                    \
 	}
 HF_HOOKS(HF_HOOK_PROGRAM)
 
 /* For calls that no hook serves. Nothing is prevented here: a signal ends the process, but the call goes ahead first.
  * Attached only while some set on the node needs it, as it costs every call of every process. */
-SEC("tp_btf/sys_enter")
-int hf_sys_enter(unsigned long long *ctx)
+static __attribute__((noinline)) int hf_at_entry(struct hf_said *said)
 {
 	struct hf_call call = {};
 
 	if (!hf_find(&call))
 		return 0;
+	hf_begin_saying(said, &call);
 	if (!(call.entry->flags & HF_SYS_AT_ENTRY))
 		return 0;
 	hf_answer(&call, HF_PROG_SYS_ENTER);
 	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_KILL) {
-		hf_count_audits(&call, HF_PROG_SYS_ENTER, HF_NO_HOOK);
+		hf_count_audits(&call, HF_PROG_SYS_ENTER, HF_NO_HOOK, said);
 		return 0;
 	}
 	if (hf_glass_is_broken())
@@ -72,6 +77,17 @@ int hf_sys_enter(unsigned long long *ctx)
 	else if (bpf_send_signal(HF_SIGKILL))
 		hf_helper_failed(HF_PROG_SYS_ENTER, HF_HELPER_SEND_SIGNAL);
 	else
-		hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER, HF_NO_HOOK);
+		said->what = hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER,
+					   HF_NO_HOOK);
+	return 0;
+}
+
+SEC("tp_btf/sys_enter")
+int hf_sys_enter(unsigned long long *ctx)
+{
+	struct hf_said said = {};
+
+	hf_at_entry(&said);
+	hf_tell(&said);
 	return 0;
 }

@@ -190,40 +190,63 @@ __attribute__((noinline)) int hf_tell_call(__u64 who, __u64 what, __u32 abi, __u
 	return 0;
 }
 
-HF_INLINE void hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program, __u32 hook)
+/* What is to be told of a call, once the stack that it was judged on is free again: at most two answers, 0 = none. */
+struct hf_said {
+	__u64 who;
+	__u64 what;
+	__u64 also;
+	__u32 abi;
+	__u32 nr;
+};
+
+HF_INLINE void hf_tell(const struct hf_said *said)
 {
-	__u32 set = call->wl->sys_set;
+	if (said->what)
+		hf_tell_call(said->who, said->what, said->abi, said->nr);
+	if (said->also)
+		hf_tell_call(said->who, said->also, said->abi, said->nr);
+}
+
+HF_INLINE __u64 hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program, __u32 hook)
+{
 	__u16 rule = HF_ANSWER_RULE(answer);
 
-	hf_count(program, call->index, set, rule, HF_KIND_SYSCALL, given);
-	hf_tell_call(HF_WHO(call->index, set), HF_WHAT(rule, HF_KIND_SYSCALL, given, program, hook), call->e.key.abi,
-		     call->e.key.nr);
+	hf_count(program, call->index, call->wl->sys_set, rule, HF_KIND_SYSCALL, given);
+	return HF_WHAT(rule, HF_KIND_SYSCALL, given, program, hook);
 }
 
 /* Where the call goes ahead: what is watched, and what policies in mode Audit would have made stricter. */
-HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program, __u32 hook)
+HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program, __u32 hook, struct hf_said *said)
 {
 	__u64 enforced = HF_ANSWER_ACTION(call->e.enforced);
 
 	if (enforced == HF_A_AUDIT)
-		hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program, hook);
+		said->what = hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program, hook);
 	if (HF_ANSWER_ACTION(call->e.audited) > enforced)
-		hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program, hook);
+		said->also = hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program, hook);
+}
+
+HF_INLINE void hf_begin_saying(struct hf_said *said, const struct hf_call *call)
+{
+	said->who = HF_WHO(call->index, call->wl->sys_set);
+	said->abi = call->e.key.abi;
+	said->nr = call->e.key.nr;
 }
 
 /* On a hook: is the current call to be refused here? Counts what it answers. */
-static __attribute__((noinline)) int hf_refused(__u32 hook)
+static __attribute__((noinline)) int hf_refused(__u32 hook, struct hf_said *said)
 {
 	struct hf_call call = {};
 	__u8 given = HF_GIVEN_DENY;
 
 	if (!hf_find(&call))
 		return 0;
+	hf_begin_saying(said, &call);
 	if (!(call.entry->hooks >> (hook & 63) & 1))
 		return 0;
 	hf_answer(&call, HF_PROG_SYSCALL);
 	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_DENY) {
-		hf_count_audits(&call, HF_PROG_SYSCALL, hook);
+		hf_count_audits(&call, HF_PROG_SYSCALL, hook, said);
 		return 0;
 	}
 	if (hf_glass_is_broken()) {
@@ -237,7 +260,7 @@ static __attribute__((noinline)) int hf_refused(__u32 hook)
 		else
 			given = HF_GIVEN_DENY_AND_KILL;
 	}
-	hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL, hook);
+	said->what = hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL, hook);
 	return 1;
 }
 
