@@ -101,11 +101,11 @@ impl Sink {
             Destination::Stdout => PathBuf::from("-"),
             Destination::File { path, .. } => path.clone(),
         };
-        let target = match is_pipe(&path) {
-            true => None,
-            false => {
-                Some(Target::open(&destination).map_err(|source| SinkError { path: path.clone(), source })?)
-            }
+        let target = if is_pipe(&path) {
+            None
+        } else {
+            let opened = Target::open(&destination);
+            Some(opened.map_err(|source| SinkError { path: path.clone(), source })?)
         };
         let shared = Arc::new(Shared::default());
         let mut writer =
