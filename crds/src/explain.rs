@@ -6,6 +6,7 @@
 
 mod answer;
 mod args;
+mod name;
 mod nodes;
 mod scene;
 
@@ -49,7 +50,7 @@ pub fn namespace_of<'a>(end: &'a str, namespace: &'a str) -> Option<&'a str> {
     if end.parse::<std::net::IpAddr>().is_ok() {
         return None;
     }
-    answer::Name::parse(end, Some(namespace)).ok().map(|name| name.namespace)
+    name::Written::parse(end, Some(namespace)).ok().map(|name| name.namespace)
 }
 
 impl Scene {

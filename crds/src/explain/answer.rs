@@ -11,6 +11,7 @@ use holdfast_policy::model::{
 use holdfast_policy::syscalls::{self, Abi};
 use serde::Serialize;
 
+use super::name::Written;
 use super::nodes::{self, Decided, OnNode};
 use super::scene::{self, Front, Scene, Subject};
 
@@ -121,46 +122,7 @@ pub struct CallAnswer {
     status: Option<String>,
 }
 
-/// The short names that kubectl has for kinds.
-const SHORT: [(&str, &str); 8] = [
-    ("po", "Pod"),
-    ("deploy", "Deployment"),
-    ("rs", "ReplicaSet"),
-    ("sts", "StatefulSet"),
-    ("ds", "DaemonSet"),
-    ("rc", "ReplicationController"),
-    ("svc", "Service"),
-    ("ewl", "ExternalWorkload"),
-];
-
-/// What names a workload or Service.
-pub(super) struct Name<'a> {
-    pub(super) namespace: &'a str,
-    kind: Option<&'a str>,
-    name: &'a str,
-}
-
-impl<'a> Name<'a> {
-    /// `NS/NAME` and `NS/KIND/NAME`; where there is a namespace to look in, `NAME` and `KIND/NAME` too.
-    pub(super) fn parse(text: &'a str, namespace: Option<&'a str>) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let (namespace, kind, name) = match (&parts[..], namespace) {
-            ([name], Some(namespace)) => (namespace, None, *name),
-            ([kind, name], Some(namespace)) if scene::is_kind(long(kind)) => (namespace, Some(*kind), *name),
-            ([namespace, name], _) => (*namespace, None, *name),
-            ([namespace, kind, name], _) => (*namespace, Some(*kind), *name),
-            _ => return Err(format!("{text:?} is neither NAMESPACE/NAME nor an address")),
-        };
-        Ok(Self { namespace, kind: kind.map(long), name })
-    }
-}
-
-/// The name of a kind, where it is short.
-fn long(kind: &str) -> &str {
-    SHORT.iter().find(|(short, _)| kind.eq_ignore_ascii_case(short)).map_or(kind, |(_, long)| long)
-}
-
-/// Finds what `text` names: an address, or what [`Name`] reads.
+/// Finds what `text` names: an address, or what [`Written`] reads.
 pub(super) fn find<'a>(scene: &'a Scene, text: &str, namespace: Option<&str>) -> Result<End<'a>, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         let address = address.to_canonical();
@@ -171,7 +133,7 @@ pub(super) fn find<'a>(scene: &'a Scene, text: &str, namespace: Option<&str>) ->
             None => front().map_or(End::Address(address), End::Service),
         });
     }
-    let Name { namespace, kind, name } = Name::parse(text, namespace)?;
+    let Written { namespace, kind, name } = Written::parse(text, namespace)?;
     let of_kind = |found: &str| kind.is_none_or(|kind| kind.eq_ignore_ascii_case(found));
     let subjects = scene.subjects.iter().filter(|subject| {
         subject.workload.namespace == namespace && subject.workload.name == name && of_kind(subject.kind)

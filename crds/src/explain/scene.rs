@@ -12,15 +12,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use holdfast_policy::model::{
-    AddressFacts, Backends, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Policy,
-    PolicyId, Protocol, Service, Workload, World, canonical,
+    AddressFacts, Entities, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner, Policy, PolicyId,
+    Workload, World, canonical,
 };
 use holdfast_policy::selector::Labels;
 use holdfast_policy::validate::is_per_pod_label;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -28,6 +27,11 @@ use serde_json::Value;
 use crate::document::{self, Document, DocumentError, MAX_FILE, Object, Raw};
 use crate::policy_status::PolicyStatus;
 use crate::{AddressSlice, ExternalWorkload, GROUP, WorkloadNode, convert, pod};
+
+mod front;
+
+pub(super) use front::Front;
+use front::{front, virtual_service};
 
 /// The kinds that are read.
 const KINDS: [&str; 17] = [
@@ -95,17 +99,6 @@ pub(super) struct Subject {
     ready: bool,
     /// The nodes that it runs on, as far as they are known.
     pub(super) nodes: BTreeSet<String>,
-}
-
-/// A Service.
-#[derive(Debug, Clone)]
-pub(super) struct Front {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    /// None for a headless one.
-    pub(super) addresses: Vec<IpAddr>,
-    /// For each port, where it leads: index of the subject and its port.
-    pub(super) ports: BTreeMap<(Protocol, u16), Vec<(usize, u16)>>,
 }
 
 /// Objects as they were read.
@@ -551,69 +544,4 @@ fn facts(subject: &Subject) -> (Entities, Option<Distinct>) {
         workload.named_ports.clone(),
     );
     (if is_pod { Entities::CLUSTER } else { Entities::NONE }, Some(distinct))
-}
-
-fn front(service: &core::Service, subjects: &[Subject], invent: &mut impl FnMut() -> IpAddr) -> Front {
-    let (namespace, name) = named(&service.metadata);
-    let spec = service.spec.clone().unwrap_or_default();
-    let stated: Vec<&String> = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).collect();
-    let headless =
-        spec.type_.as_deref() == Some("ExternalName") || stated.iter().any(|address| *address == "None");
-    let mut addresses: Vec<IpAddr> =
-        stated.iter().filter_map(|address| Some(canonical(address.parse().ok()?))).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() && !headless {
-        addresses.push(invent());
-    }
-    let mut behind: Vec<(usize, &Subject)> = subjects
-        .iter()
-        .enumerate()
-        .filter(|(_, subject)| {
-            subject.ready
-                && subject.workload.namespace == namespace
-                && spec.selector.as_ref().is_some_and(|selector| {
-                    selector.iter().all(|(key, value)| subject.workload.labels.get(key) == Some(value))
-                })
-        })
-        .collect();
-    if behind.iter().any(|(_, subject)| subject.single) {
-        behind.retain(|(_, subject)| subject.single);
-    }
-    let mut ports = BTreeMap::new();
-    for port in spec.ports.iter().flatten() {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => continue,
-        };
-        let Ok(number) = u16::try_from(port.port) else { continue };
-        let target = |subject: &Subject| match &port.target_port {
-            None => Some(number),
-            Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
-            Some(IntOrString::String(name)) => {
-                subject.workload.named_ports.get(&(name.clone(), protocol)).copied()
-            }
-        };
-        let targets = behind.iter().filter_map(|(index, subject)| Some((*index, target(subject)?)));
-        ports.insert((protocol, number), targets.collect());
-    }
-    Front { namespace, name, addresses, ports }
-}
-
-fn virtual_service(front: &Front, address: IpAddr, complete: bool, subjects: &[Subject]) -> Service {
-    let backends = |targets: &Vec<(usize, u16)>| {
-        let of = |(index, port): &(usize, u16)| {
-            let addresses =
-                subjects.get(*index).map(|subject| subject.addresses.as_slice()).unwrap_or_default();
-            let same = addresses.iter().find(|backend| backend.is_ipv4() == address.is_ipv4());
-            same.or(addresses.first()).map(|backend| (*backend, *port))
-        };
-        Backends { ready: targets.iter().filter_map(of).collect(), complete }
-    };
-    Service {
-        namespace: front.namespace.clone(),
-        name: front.name.clone(),
-        ports: front.ports.iter().map(|(port, targets)| (*port, backends(targets))).collect(),
-    }
 }
