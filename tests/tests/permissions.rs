@@ -166,21 +166,28 @@ async fn wait_gone(cluster: &ControlPlane, what: &[&str]) -> Result<()> {
     until(PATIENCE, &format!("{what:?} is gone"), async || Ok((!exists(cluster, what)?).then_some(()))).await
 }
 
-/// Writes a slice under the operator's hands until the operator has had to read it anew.
+/// Writes a slice under the operator's hands until the operator has had to read it anew: while it writes the slice
+/// because a pod's address has changed, the slice changes every few milliseconds.
 async fn conflict(stage: &Stage) -> Result<()> {
-    let slice = get(&stage.cluster, &["adsl"], "{.items[*].metadata.name}")?;
-    let slice = slice.split(' ').find(|name| name.starts_with("addresses-")).context("no slice")?.to_owned();
+    let client = stage.cluster.client().await?;
+    let slices = get(&stage.cluster, &["adsl"], "{.items[*].metadata.name}")?;
+    let slice = slices.split(' ').find(|name| name.starts_with("addresses-")).context("no slice")?;
+    let slice = format!("{API}/addressslices/{slice}");
     let mut round = 0;
     until(PATIENCE, "the operator reads a slice that somebody else has written", async || {
         round += 1;
-        stage.report_pod("batch", 30 + u8::try_from(round % 60)?)?;
-        for turn in 0..4 {
-            let mark = format!("holdfast.test/turn={round}-{turn}");
-            stage.cluster.kubectl(&["annotate", "--overwrite", "adsl", &slice, &mark])?;
+        let address = node::addresses(30 + u8::try_from(round % 60)?)[0];
+        let status = json!({"status": {"podIP": address, "podIPs": [{"ip": address}]}});
+        let moved = attempt_to("PATCH", format!("{CORE}/namespaces/shop/pods/batch/status"), status);
+        ensure!(send(&client, &moved).await?.0 == 200, "the pod keeps its address");
+        for turn in 0..60 {
+            let mark =
+                json!({"metadata": {"annotations": {"holdfast.test/turn": format!("{round}-{turn}")}}});
+            let (code, message) = send(&client, &attempt_to("PATCH", &slice, mark)).await?;
+            ensure!(code == 200, "{slice} cannot be written: {message}");
         }
         let requests = rights::requests(&stage.cluster, OPERATOR)?;
-        let read =
-            |request: &Request| request.text.contains("get /apis/holdfast.dev/v1alpha1/addressslices/");
+        let read = |request: &Request| request.text.contains(&format!("get {API}/addressslices/"));
         Ok(requests.iter().any(read).then_some(()))
     })
     .await?;
