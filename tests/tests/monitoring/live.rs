@@ -121,7 +121,12 @@ fn healthy(prometheus: &Prometheus, rules: &Rules) -> Result<()> {
     let groups = answer["groups"].as_array().context("groups")?;
     let mut seen = BTreeSet::new();
     for rule in groups.iter().flat_map(|group| group["rules"].as_array().into_iter().flatten()) {
-        ensure!(rule["health"] == "ok", "{rule}");
+        // A group that is looked at every few minutes may not have been yet.
+        if rule["health"] == "unknown" {
+            prometheus.series(rule["query"].as_str().context("a query")?, true)?;
+        } else {
+            ensure!(rule["health"] == "ok", "{rule}");
+        }
         seen.insert(rule["name"].as_str().unwrap_or_default().to_owned());
     }
     let all: BTreeSet<String> = rules.expressions().into_iter().map(|(name, _)| name).collect();
