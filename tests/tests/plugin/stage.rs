@@ -162,7 +162,7 @@ impl Stage {
         let mut seen = String::new();
         until(SOON, what, async || {
             let output = self.cluster.kubectl_output(&words.split(' ').collect::<Vec<_>>(), "")?;
-            seen = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            String::from_utf8_lossy(&output.stdout).trim().clone_into(&mut seen);
             Ok(is(&seen).then_some(()))
         })
         .await
