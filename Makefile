@@ -24,7 +24,7 @@ test-unit: setup ## run the tests that need no kernel and no control plane
 	cargo test -p holdfast-tests --lib
 
 test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
-	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test 'chart*' --test end_to_end --test monitoring --test images --test 'plugin*' --test surface --test docs --test documents
+	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test 'chart*' --test end_to_end --test monitoring --test images --test 'plugin*' --test surface --test docs --test documents --test kubelet --test install
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
 	cargo test -p holdfast-tests --no-fail-fast --test vm --test scenarios_vm

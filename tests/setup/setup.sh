@@ -20,7 +20,7 @@ PACKAGES=(
     clang llvm libbpf-dev bpftool gcc libc6-dev make
     buildah perl
     qemu-system-x86 seabios cpio kmod busybox-static xz-utils zstd
-    crun runc iproute2 util-linux jq
+    crun runc iproute2 util-linux jq python3
 )
 
 install_packages() {
