@@ -229,7 +229,8 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
     let refuses = stage.mounts.probe()?.refuses_calls();
     assert_eq!(due.contains_key(DUE_ON_SUCH), !refuses, "{due:?}");
     assert!(!due.contains_key("HoldfastBreakGlass"), "{due:?}");
-    // Numbers that are known.
+    // Numbers that are known, once the last change of a policy is everywhere.
+    stage.wait_programmed("trial").await?;
     for (query, wanted) in [
         ("cluster:holdfast_policy_coverage:ratio{cluster=\"east\"}", "1"),
         (
@@ -243,8 +244,13 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
             "1",
         ),
     ] {
-        let answer = prometheus.get("query", &[("query", query)])?;
-        assert_eq!(answer["result"][0]["value"][1], wanted, "{query}: {answer}");
+        let mut answer = serde_json::Value::Null;
+        let seen = until(PATIENCE, "a number is what it should be", async || {
+            answer = prometheus.get("query", &[("query", query)])?;
+            Ok((answer["result"][0]["value"][1] == wanted).then_some(()))
+        })
+        .await;
+        seen.with_context(|| format!("{query} is not {wanted}: {answer}"))?;
     }
 
     assert!(follow_runbooks(&stage)? > 20, "the runbooks' commands were not found");
