@@ -147,7 +147,11 @@ fn images_are_named_by_registry_repository_and_digest_or_tag() -> Result<()> {
         let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
         let agent = |flag: &str| {
             let arguments = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            arguments.filter_map(|argument| argument.strip_prefix(flag)).last().unwrap_or_default().to_owned()
+            arguments
+                .filter_map(|argument| argument.strip_prefix(flag))
+                .next_back()
+                .unwrap_or_default()
+                .to_owned()
         };
         let image = container["image"].as_str().unwrap_or_default().to_owned();
         let agent = format!("{}:{}", agent("--agent-image-repository="), agent("--agent-default-tag="));
@@ -224,6 +228,7 @@ fn rules_and_dashboards_are_rendered_as_they_are() -> Result<()> {
 }
 
 /// Wrong values: their path, the value there, and how Helm names the place.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong() -> Vec<(&'static str, Value, &'static str)> {
     let (image, spec) = ("/image", "/nodeAgent/spec");
     vec![

@@ -17,7 +17,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The kinds that are the chart's own, and those that the API server makes of them.
 fn is_of_the_crds(key: &Key) -> bool {
@@ -35,8 +35,11 @@ fn is_of_the_crds(key: &Key) -> bool {
 fn comes_with_a_release((kind, _, name): &Key) -> bool {
     match kind.as_str() {
         "Secret" => name.starts_with("sh.helm.release.v1."),
-        "Pod" | "ReplicaSet.apps" => true,
-        "Endpoints" | "EndpointSlice.discovery.k8s.io" | "IPAddress.networking.k8s.io" => true,
+        "Pod"
+        | "ReplicaSet.apps"
+        | "Endpoints"
+        | "EndpointSlice.discovery.k8s.io"
+        | "IPAddress.networking.k8s.io" => true,
         _ => false,
     }
 }
@@ -66,9 +69,9 @@ impl Rig {
     async fn start() -> Result<Rig> {
         let options = Options { controller_manager: true, ..Options::default() };
         let cluster = ControlPlane::start(options).await?;
-        let folder = fs::read_dir(tools::directory().join("monitoring-crds")).context("run `make setup`")?;
-        let version =
-            folder.filter_map(Result::ok).next().context("no monitoring CRDs: run `make setup`")?.path();
+        let mut folder =
+            fs::read_dir(tools::directory().join("monitoring-crds")).context("run `make setup`")?;
+        let version = folder.find_map(Result::ok).context("no monitoring CRDs: run `make setup`")?.path();
         cluster.kubectl(&["apply", "--server-side", "--filename", &version.display().to_string()])?;
         cluster.kubectl(&["wait", "--for=condition=Established", "crds", "--all", "--timeout=60s"])?;
         for namespace in [NAMESPACE, "monitoring"] {

@@ -33,20 +33,20 @@ pub fn documented(text: &str) -> Result<Vec<Documented>> {
         let indentation = line.len() - trimmed.len();
         above.retain(|(outer, _, _)| *outer < indentation);
         let inside = above.iter().any(|(_, _, value)| *value);
-        if !inside {
-            let mut path: Vec<_> = above.iter().map(|(_, name, _)| name.as_str()).collect();
-            path.push(name);
-            let path = path.join(".");
-            if before.is_empty() {
-                bail!("{path} has no comment");
-            }
-            let text = before.iter().position(|line| line.starts_with("-- "));
-            let text = text.map(|first| before[first..].join(" ").trim_start_matches("-- ").to_owned());
-            above.push((indentation, name.to_owned(), text.is_some()));
-            found.push(Documented { path, text });
-        } else {
+        if inside {
             above.push((indentation, name.to_owned(), false));
+            continue;
         }
+        let mut path: Vec<_> = above.iter().map(|(_, name, _)| name.as_str()).collect();
+        path.push(name);
+        let path = path.join(".");
+        if before.is_empty() {
+            bail!("{path} has no comment");
+        }
+        let text = before.iter().position(|line| line.starts_with("-- "));
+        let text = text.map(|first| before[first..].join(" ").trim_start_matches("-- ").to_owned());
+        above.push((indentation, name.to_owned(), text.is_some()));
+        found.push(Documented { path, text });
     }
     Ok(found)
 }
