@@ -54,7 +54,7 @@ enum Command {
         #[arg(required_unless_present = "end", conflicts_with = "end")]
         duration: Option<Duration>,
         /// Why, for whoever reads the node's status
-        #[arg(long, requires = "duration", value_parser = NonEmptyStringValueParser::new())]
+        #[arg(long, conflicts_with = "end", value_parser = NonEmptyStringValueParser::new())]
         reason: Option<String>,
         /// End it now
         #[arg(long)]

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod attempt;
+pub mod break_glass;
 pub mod cgroup;
 pub mod containers;
 pub mod events;

@@ -163,7 +163,7 @@ impl Home {
     }
 
     /// Runs one of the agent's commands.
-    fn command(&self, words: &[&str]) -> Result<Output> {
+    pub(super) fn command(&self, words: &[&str]) -> Result<Output> {
         Command::new(&self.program)
             .args(words)
             .arg("--bpffs")
@@ -172,7 +172,15 @@ impl Home {
             .with_context(|| format!("running {words:?}"))
     }
 
-    fn status(&self) -> Result<serde_json::Value> {
+    /// Breaks the glass, or mends it.
+    pub(super) fn break_glass(&self, words: &[&str]) -> Result<()> {
+        let state = self.path.join("state").display().to_string();
+        let output = self.command(&[&["break-glass", "--state-dir", &state], words].concat())?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> Result<serde_json::Value> {
         let state = self.path.join("state").display().to_string();
         let output = self.command(&["status", "-o", "json", "--state-dir", &state])?;
         ensure!(output.status.success(), "status: {}", String::from_utf8_lossy(&output.stderr));

@@ -13,7 +13,7 @@ use holdfast_agent::loader::Places;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use super::{agent, containers, events, network, node::Node, rig::Rig, syscalls};
+use super::{agent, break_glass, containers, events, network, node::Node, rig::Rig, syscalls};
 
 /// A scenario.
 #[derive(Clone, Copy)]
@@ -27,7 +27,8 @@ pub struct Scenario {
 /// All scenarios of the rig, in order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [network::all(), syscalls::all(), containers::all(), events::all(), agent::all()].concat()
+    [network::all(), syscalls::all(), containers::all(), events::all(), break_glass::all(), agent::all()]
+        .concat()
 }
 
 /// What came of a scenario.
