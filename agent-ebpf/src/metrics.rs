@@ -70,6 +70,26 @@ fn register<C: Collector + Clone + 'static>(
     Ok(collector)
 }
 
+fn register_build(registry: &Registry) -> Result<(), prometheus::Error> {
+    let build = GaugeVec::new(
+        Opts::new("holdfast_build_info", "Always 1; the version is in the label."),
+        &["version", "component"],
+    )?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), "agent"]).set(1.0);
+    register(registry, build).map(drop)
+}
+
+fn register_process(registry: &Registry) -> Result<Vec<Process>, prometheus::Error> {
+    let metric = |(name, help, grows): (&str, &str, bool)| {
+        if grows {
+            register(registry, Counter::new(name, help)?).map(Process::Counter)
+        } else {
+            register(registry, Gauge::new(name, help)?).map(Process::Gauge)
+        }
+    };
+    usage::METRICS.into_iter().map(metric).collect()
+}
+
 impl Metrics {
     /// Registers everything.
     ///
@@ -89,21 +109,7 @@ impl Metrics {
             "holdfast_policy_apply_duration_seconds",
             "Time from the facts at hand to the kernel having been written and read back.",
         );
-        let build = GaugeVec::new(
-            Opts::new("holdfast_build_info", "Always 1; the version is in the label."),
-            &["version", "component"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), "agent"]).set(1.0);
-        register(&registry, build)?;
-        let mut process = Vec::new();
-        for (name, help, grows) in usage::METRICS {
-            let opts = Opts::new(name, help);
-            process.push(if grows {
-                Process::Counter(register(&registry, Counter::with_opts(opts)?)?)
-            } else {
-                Process::Gauge(register(&registry, Gauge::with_opts(opts)?)?)
-            });
-        }
+        register_build(&registry)?;
         let metrics = Self {
             denials: counter(
                 "holdfast_denials_total",
@@ -182,20 +188,24 @@ impl Metrics {
                  long: the agent walks the tree as well.",
                 &["buffer"],
             )?,
-            process,
+            process: register_process(&registry)?,
             registry,
         };
-        // A series that is there before its first failure: what came into being with the failure would be no increase.
+        metrics.begin();
+        Ok(metrics)
+    }
+
+    /// Shows series before their first failure: what came into being with a failure would be no increase.
+    fn begin(&self) {
         for kind in PROBES {
-            metrics.probe_failed(kind, 0);
+            self.probe_failed(kind, 0);
         }
         for buffer in ["denials", "audits", "output", "cgroup"] {
-            metrics.events_lost(buffer, 0);
+            self.events_lost(buffer, 0);
         }
         for kind in ["denied", "audited", "gap"] {
-            metrics.events(kind, 0);
+            self.events(kind, 0);
         }
-        Ok(metrics)
     }
 
     /// Sets the counts of refusals from what the kernel counted.
