@@ -145,7 +145,7 @@ impl Broken {
     /// What is true of a policy meanwhile: what asks to refuse is an audit.
     pub fn tell(&self, report: &mut PolicyReport) {
         for rule in report.rules.iter_mut().filter(|rule| refuses(&rule.asked)) {
-            rule.given = "Audit".to_owned();
+            "Audit".clone_into(&mut rule.given);
             rule.reason = Some(REASON);
             report.failure = Some(self.message());
         }
@@ -154,7 +154,7 @@ impl Broken {
     /// The same of what `status` shows.
     pub fn tell_status(&self, policy: &mut PolicyStatus) {
         for rule in policy.rules.iter_mut().filter(|rule| refuses(&rule.asked)) {
-            rule.given = "Audit".to_owned();
+            "Audit".clone_into(&mut rule.given);
             rule.reason = Some(REASON.to_owned());
             policy.failure = Some(self.message());
         }
@@ -205,7 +205,7 @@ fn uptime() -> Result<Duration, BreakGlassError> {
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number and s, m or h, such as 30m".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let number: u64 = number.parse().ok().ok_or_else(wrong)?;
     let seconds = match unit {
         "s" => 1,
         "m" => 60,

@@ -459,7 +459,9 @@ impl Main {
                     self.names_due = !self.keep_names(&engine, &applied);
                 }
                 if let Some(broken) = &self.broken {
-                    applied.policies.iter_mut().for_each(|report| broken.tell(report));
+                    for report in &mut applied.policies {
+                        broken.tell(report);
+                    }
                 }
                 self.metrics.set_policies(&applied.policies);
                 self.metrics.set_workloads(applied.workloads, applied.selected);
@@ -503,9 +505,10 @@ impl Main {
         if broken == self.broken {
             return false;
         }
-        match &broken {
-            Some(broken) => error!("{}", broken.message()),
-            None => warn!("break-glass is over: this node refuses again what its policies say"),
+        if let Some(broken) = &broken {
+            error!("{}", broken.message());
+        } else {
+            warn!("break-glass is over: this node refuses again what its policies say");
         }
         self.progress.send_modify(|progress| progress.break_glass.clone_from(&broken));
         self.broken = broken;

@@ -273,7 +273,9 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
     let break_glass = break_glass::look(&maps, state_dir)?;
     let mut policies = names.policies;
     if let Some(broken) = &break_glass {
-        policies.iter_mut().for_each(|policy| broken.tell_status(policy));
+        for policy in &mut policies {
+            broken.tell_status(policy);
+        }
     }
     Ok(Status { break_glass, workloads, policies })
 }
