@@ -20,11 +20,12 @@ use holdfast_tests::{
 use pages::{Action, Block};
 
 /// Pages in the order in which they are run, all on one cluster: what one leaves behind the next finds.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "docs/install.md",
     "docs/first-policy.md",
     "docs/runbooks.md",
     "docs/kubectl.md",
+    "docs/events.md",
     "docs/network-policies.md",
     "docs/policy-reference.md",
     "docs/chart-values.md",
