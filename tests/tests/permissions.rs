@@ -367,7 +367,7 @@ async fn crds_are_brought_up_to_date_and_never_back() -> Result<()> {
     until(PATIENCE, "all CRDs were looked at", async || {
         let requests = rights::requests(&cluster, OPERATOR)?;
         let seen = |crd: &&str| requests.iter().any(|request| request.text.ends_with(&format!("/{crd}")));
-        Ok(CRDS.iter().all(|crd| seen(&crd)).then_some(()))
+        Ok(CRDS.iter().all(seen).then_some(()))
     })
     .await?;
     let patched: Vec<String> = rights::requests(&cluster, OPERATOR)?
@@ -587,7 +587,7 @@ fn forbidden_to_operators() -> Vec<Try> {
     ]
 }
 
-const FOREIGN: &str = r#"
+const FOREIGN: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: widgets.example.com}
@@ -613,7 +613,7 @@ apiVersion: coordination.k8s.io/v1
 kind: Lease
 metadata: {name: holdfast-agent-node-2, namespace: holdfast-system}
 spec: {holderIdentity: node-2}
-"#;
+";
 
 async fn all_forbidden(who: &str, client: &Client, tries: &[Try]) -> Result<()> {
     for request in tries {
@@ -667,14 +667,11 @@ async fn what_service_accounts_must_not_do_is_refused() -> Result<()> {
     all_forbidden("test", &test, &[lease(NODE), report(NODE), status(NODE)]).await
 }
 
+const READ: [&str; 3] = ["get", "list", "watch"];
+const WRITE: [&str; 4] = ["create", "update", "patch", "delete"];
+
 /// Whether a user may do something, as the API server decides.
-async fn may(
-    cluster: &ControlPlane,
-    user: &str,
-    namespace: &str,
-    verb: &str,
-    resource: &str,
-) -> Result<bool> {
+fn may(cluster: &ControlPlane, user: &str, namespace: &str, verb: &str, resource: &str) -> Result<bool> {
     let (kind, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let (kind, subresource) = (format!("{kind}.holdfast.dev"), format!("--subresource={subresource}"));
     let mut arguments = vec!["auth", "can-i", verb, &kind, &subresource, "--as", user];
@@ -717,12 +714,10 @@ async fn people_may_see_all_of_it_and_write_policies_of_their_own_namespaces() -
     ])?;
     cluster.kubectl(&["create", "clusterrolebinding", "auditor", "--clusterrole=view", "--user=auditor"])?;
     until(PATIENCE, "the built-in roles have taken the chart's up", async || {
-        Ok(may(&cluster, "edit", "shop", "create", "workloadpolicies").await?.then_some(()))
+        Ok(may(&cluster, "edit", "shop", "create", "workloadpolicies")?.then_some(()))
     })
     .await?;
 
-    const READ: [&str; 3] = ["get", "list", "watch"];
-    const WRITE: [&str; 4] = ["create", "update", "patch", "delete"];
     let table: [(&str, &str, &[&str], &str, bool); 26] = [
         ("view", "shop", &READ, "workloadpolicies", true),
         ("view", "shop", &READ, "externalworkloads", true),
@@ -757,7 +752,7 @@ async fn people_may_see_all_of_it_and_write_policies_of_their_own_namespaces() -
             let cluster_wide =
                 !matches!(resource.split('/').next(), Some("workloadpolicies" | "externalworkloads"));
             let namespace = if cluster_wide { "" } else { namespace };
-            let seen = may(&cluster, user, namespace, verb, resource).await?;
+            let seen = may(&cluster, user, namespace, verb, resource)?;
             assert_eq!(seen, wanted, "{user} {verb} {resource} in {namespace:?}");
         }
     }
@@ -772,6 +767,9 @@ async fn people_may_see_all_of_it_and_write_policies_of_their_own_namespaces() -
     assert_eq!(send(&editor, &policy("default")).await?.0, 403);
     Ok(())
 }
+
+/// A program, its arguments, a variable of its environment, and what it is to name.
+type Case<'a> = (&'a Path, &'a [&'a str], Option<(&'a str, &'a str)>, &'a str);
 
 /// The line that a program says when it is started with these arguments and this variable, and with what it exits.
 fn refusal(
@@ -788,7 +786,6 @@ fn refusal(
 fn wrong_flags_and_variables_are_one_line_that_names_them() -> Result<()> {
     let (operator, agent) = (operator::binary()?, agent::binary()?);
     let repository = "--agent-image-repository=registry.test/agent";
-    type Case<'a> = (&'a Path, &'a [&'a str], Option<(&'a str, &'a str)>, &'a str);
     let table: [Case<'_>; 20] = [
         (&operator, &[], None, "holdfast-operator --help"),
         (&operator, &["walk"], None, "walk"),
