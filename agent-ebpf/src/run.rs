@@ -102,6 +102,7 @@ pub fn places(bpffs: &Path) -> Result<Places> {
 /// # Errors
 ///
 /// When something that the agent needs is missing or ends.
+#[expect(clippy::too_many_lines, reason = "the parts are started one after the other, each in a block")]
 pub async fn run(settings: Settings) -> Result<()> {
     let started = Instant::now();
     let mut places = places(&settings.bpffs)?;

@@ -63,7 +63,7 @@ fn an_image_is_one_program_and_its_bill_of_materials() -> Result<()> {
         assert_eq!(image.config["architecture"], "amd64");
         assert_eq!(image.config["os"], "linux");
         assert_eq!(config["User"], user);
-        assert_eq!(image.entrypoint()?, [program.clone()]);
+        assert_eq!(image.entrypoint()?, std::slice::from_ref(&program));
         let label = |name: &str| config["Labels"][format!("org.opencontainers.image.{name}")].clone();
         assert_eq!(label("title"), program.trim_start_matches('/'));
         assert_eq!(label("version"), VERSION);

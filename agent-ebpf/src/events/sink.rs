@@ -48,20 +48,20 @@ struct Queue {
 }
 
 impl Queue {
-    fn put(&mut self, lane: usize, line: Line) -> bool {
-        if self.bytes[lane] + line.text.len() > ROOM[lane] {
+    fn put(&mut self, which: usize, line: Line) -> bool {
+        if self.bytes[which] + line.text.len() > ROOM[which] {
             self.lost = self.lost.saturating_add(line.count);
             return false;
         }
-        self.bytes[lane] += line.text.len();
-        self.lines[lane].push_back(line);
+        self.bytes[which] += line.text.len();
+        self.lines[which].push_back(line);
         true
     }
 
     fn take(&mut self) -> Option<Line> {
-        let lane = usize::from(self.lines[0].is_empty());
-        let line = self.lines[lane].pop_front()?;
-        self.bytes[lane] -= line.text.len();
+        let which = usize::from(self.lines[0].is_empty());
+        let line = self.lines[which].pop_front()?;
+        self.bytes[which] -= line.text.len();
         Some(line)
     }
 

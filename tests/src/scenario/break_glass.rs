@@ -77,17 +77,17 @@ fn is_told(rig: &mut Rig) -> Result<()> {
     home.policy(1, TO_DB)?;
     home.start(rig)?;
     home.ready(rig)?;
-    let metric = |home: &Home, name: &str| -> Result<f64> {
+    let metric = |home: &Home, name: &str| -> Result<u64> {
         let text = home.get("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.context("no such metric")?.parse().context("no number")
     };
-    ensure!(metric(&home, "holdfast_break_glass")? == 0.0, "broken at first");
+    ensure!(metric(&home, "holdfast_break_glass")? == 0, "broken at first");
     home.break_glass(&["--for", "1h", "--reason", "INC-4711"])?;
-    ensure!(metric(&home, "holdfast_break_glass")? == 1.0, "the metric");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
-    let left = metric(&home, "holdfast_break_glass_until_seconds")? - now;
-    ensure!((3500.0..3610.0).contains(&left), "{left} seconds left");
+    ensure!(metric(&home, "holdfast_break_glass")? == 1, "the metric");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let left = metric(&home, "holdfast_break_glass_until_seconds")?.saturating_sub(now);
+    ensure!((3500..3610).contains(&left), "{left} seconds left");
     let told = |home: &Home| -> Result<()> {
         let status = home.status()?;
         ensure!(status["breakGlass"]["reason"] == "INC-4711", "{status}");
@@ -112,7 +112,7 @@ fn is_told(rig: &mut Rig) -> Result<()> {
     ensure!(passes(rig)?, "refused after the agent's start");
     home.break_glass(&["--end"])?;
     ensure!(!passes(rig)?, "not refused at its end");
-    ensure!(metric(&home, "holdfast_break_glass")? == 0.0, "the metric at its end");
+    ensure!(metric(&home, "holdfast_break_glass")? == 0, "the metric at its end");
     let status = home.status()?;
     ensure!(status["breakGlass"].is_null() && status["policies"][0]["failure"].is_null(), "{status}");
     rig.until("the log says that it is over", |_| Ok(home.log().contains("break-glass is over")))
