@@ -159,7 +159,7 @@ fn is_of(rig: &Rig, event: &Event, place: &str) -> Result<()> {
 
 /// Whether this process is in the first PID namespace, whose numbers the kernel tells.
 fn in_first_pid_namespace() -> bool {
-    /// include/linux/proc_ns.h, PROC_PID_INIT_INO
+    /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`
     const FIRST: u64 = 0xefff_fffc;
     fs::metadata("/proc/self/ns/pid").is_ok_and(|ns| ns.ino() == FIRST)
 }
@@ -357,8 +357,11 @@ fn audited_call(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
+/// Counts by policy, rule and what was done.
+type Told = BTreeMap<(String, String, &'static str), u64>;
+
 /// What all events stand for, by policy, rule and what was done; and what they say is lost, by buffer.
-fn sums(events: &[Event]) -> (BTreeMap<(String, String, &'static str), u64>, BTreeMap<String, u64>) {
+fn sums(events: &[Event]) -> (Told, BTreeMap<String, u64>) {
     let (mut told, mut lost) = (BTreeMap::new(), BTreeMap::new());
     for event in events {
         if let Some(gap) = &event.gap {
@@ -396,12 +399,12 @@ fn exact(rig: &mut Rig) -> Result<()> {
     again.act(Op::UdpFlood { socket, to: vec![to], count: 1000 })?;
     let wait_ms = rig.answer_ms();
     ensure!(wait_ms > 1000, "a token takes half a second");
-    let mut last = Vec::new();
+    let mut carried = Vec::new();
     rig.until("an event carries what was suppressed", |rig| {
         let say = Op::UdpSay { socket, to: Some(to), word: word.clone(), padding: 0, wait_ms: 50 };
         rig.inside("front")?.act(say)?;
-        last.extend(watch.take(rig, false)?);
-        Ok(last.iter().any(|event| event.suppressed > 500 && event.count == event.suppressed + 1))
+        carried.extend(watch.take(rig, false)?);
+        Ok(carried.iter().any(|event| event.suppressed > 500 && event.count == event.suppressed + 1))
     })
 }
 
