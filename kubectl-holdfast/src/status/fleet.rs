@@ -339,7 +339,9 @@ impl Leader {
     fn text(&self, now: Timestamp) -> String {
         let heard =
             self.renewed.map(|renewed| format!(", heard of {} ago", age(renewed, now))).unwrap_or_default();
-        match (&self.holder, self.alive) {
+        // Behind its pod's name stands what tells its restarts apart.
+        let pod = self.holder.as_ref().map(|holder| holder.split('_').next().unwrap_or(holder));
+        match (pod, self.alive) {
             (Some(holder), true) => format!("{holder} leads{heard}"),
             (Some(holder), false) => format!("nobody leads; last was {holder}{heard}"),
             (None, _) => "nobody leads".to_owned(),

@@ -112,7 +112,12 @@ fn facts() -> Facts {
             lease("holdfast-agent-n1", "n1", "2026-11-25T09:59:55.000000Z", 40),
             lease("holdfast-agent-n2", "n2", "2026-11-25T09:50:00.000000Z", 40),
             lease("holdfast-agent-n3", "n3", "2026-11-25T09:59:58.000000Z", 40),
-            lease("holdfast-operator", "holdfast-operator-6d-x", "2026-11-25T09:59:59.000000Z", 15),
+            lease(
+                "holdfast-operator",
+                "holdfast-operator-6d-x_50461a42-ff22-47d4",
+                "2026-11-25T09:59:59.000000Z",
+                15
+            ),
         ]))),
         node_agents: Some(objects(json!([{
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "NodeAgent", "metadata": {"name": "default"}, "spec": {},
