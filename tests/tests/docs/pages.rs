@@ -128,17 +128,14 @@ fn scripts(text: &str) -> Vec<(String, String)> {
         } else {
             commands.push((line.to_owned(), String::new()));
         }
-        match &end {
-            Some(word) => {
-                if line == word {
-                    (end, open) = (None, false);
-                }
+        if let Some(word) = &end {
+            if line == word {
+                (end, open) = (None, false);
             }
-            None => {
-                let word = line.split_once("<<").and_then(|(_, rest)| rest.split_whitespace().next());
-                end = word.map(|word| word.trim_matches(['\'', '"']).to_owned());
-                open = end.is_some() || line.ends_with('\\');
-            }
+        } else {
+            let word = line.split_once("<<").and_then(|(_, rest)| rest.split_whitespace().next());
+            end = word.map(|word| word.trim_matches(['\'', '"']).to_owned());
+            open = end.is_some() || line.ends_with('\\');
         }
     }
     commands

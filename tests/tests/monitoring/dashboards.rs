@@ -25,7 +25,7 @@ pub(crate) struct Dashboard {
 pub(crate) struct Query {
     /// `dashboard / panel (ref)`.
     pub(crate) place: String,
-    /// In PromQL, with Grafana's variables.
+    /// In `PromQL`, with Grafana's variables.
     pub(crate) expression: String,
     /// At one time, not over a range.
     pub(crate) instant: bool,

@@ -76,7 +76,7 @@ fn attempts(stage: &Stage, round: u32) -> Result<()> {
     Ok(())
 }
 
-/// The queries that have no answer, and those that are no PromQL.
+/// The queries that have no answer, and those that are no `PromQL`.
 fn unanswered(prometheus: &Prometheus, rules: &Rules, choice: &[(&str, &str)]) -> Result<BTreeSet<String>> {
     let mut unanswered = BTreeSet::new();
     for dashboard in Dashboard::all()? {
@@ -256,9 +256,9 @@ async fn a_real_prometheus_has_an_answer_to_every_query_and_finds_no_fault_in_an
     assert!(follow_runbooks(&stage)? > 20, "the runbooks' commands were not found");
 
     // Somebody breaks the glass: nothing is refused, and the alert says so.
-    let state = stage.folder.path().join("state");
-    let state = state.to_str().context("a path that is no text")?;
-    stage.mounts.agent(&["break-glass", "--for", "5m", "--reason", "a test", "--state-dir", state])?;
+    let kept = stage.folder.path().join("state");
+    let kept = kept.to_str().context("a path that is no text")?;
+    stage.mounts.agent(&["break-glass", "--for", "5m", "--reason", "a test", "--state-dir", kept])?;
     assert_eq!(attempt::tcp(&stage.node, "batch", "api", 8080, DONE)?, DONE);
     until(PATIENCE, "the alert on break-glass fires", async || {
         Ok((alerts(&prometheus)?.get("HoldfastBreakGlass").map(String::as_str) == Some("firing"))

@@ -49,7 +49,7 @@ fn documented() -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// The names of metrics in a PromQL expression: whatever begins as ours do, and what Prometheus makes.
+/// The names of metrics in a `PromQL` expression: whatever begins as ours do, and what Prometheus makes.
 fn metrics(expression: &str) -> BTreeSet<String> {
     let mut quoted = false;
     let bare: String = expression

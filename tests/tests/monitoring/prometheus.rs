@@ -52,7 +52,7 @@ impl Prometheus {
             command.arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()));
             command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn");
         })?;
-        process.wait_until(Duration::from_secs(60), || {
+        process.wait_until(Duration::from_mins(1), || {
             http::get(address, "/-/ready").is_ok_and(|(code, _)| code == 200)
         })?;
         Ok(Self { process, address })

@@ -75,9 +75,10 @@ pub(crate) struct Tested {
 pub(crate) fn test_files() -> Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(tools::root().join(TESTS))? {
-        let name = entry?.file_name().into_string().ok().context("a name that is no text")?;
-        if name.ends_with(".yaml") {
-            files.push(format!("{TESTS}/{name}"));
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).context("a name that is no text")?;
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(format!("{TESTS}/{name}.yaml"));
         }
     }
     files.sort();
