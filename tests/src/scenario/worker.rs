@@ -103,9 +103,7 @@ impl Worker {
             Op::UdpSay { socket, to, word, padding, wait_ms } => {
                 datagram::say(self.socket(socket)?.as_ref(), to, &word, padding, millis(wait_ms))
             }
-            Op::UdpFlood { socket, to, count } => {
-                flood::datagrams(self.socket(socket)?.as_ref(), &to, count)
-            }
+            Op::UdpFlood { socket, to, count } => flood::datagrams(self.socket(socket)?.as_ref(), &to, count),
             Op::UdpHear { socket, word, wait_ms } => {
                 datagram::hear(self.socket(socket)?.as_ref(), &word, millis(wait_ms))
             }
