@@ -245,7 +245,7 @@ spec:
   containers: [{name: main, image: registry.test/tools, command: [sleep, infinity]}]
 "#;
 
-const POLICY: &str = r#"apiVersion: holdfast.dev/v1alpha1
+const POLICY: &str = r"apiVersion: holdfast.dev/v1alpha1
 kind: WorkloadPolicy
 metadata: {name: client, namespace: shop}
 spec:
@@ -254,7 +254,7 @@ spec:
     egress:
       allow: [{to: [{podSelector: {matchLabels: {app: server}}}], ports: [{protocol: TCP, port: 8080}]}]
     onDeny: Reject
-"#;
+";
 
 /// Objects that change by themselves while nobody changes anything: heartbeats, and what Helm keeps of releases.
 fn restless(key: &Key) -> bool {
