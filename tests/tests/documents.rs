@@ -1,6 +1,6 @@
 //! What the documents say, held against what they speak of.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use holdfast_tests::{demo::POLICY, tools};
@@ -97,7 +97,7 @@ fn every_link_between_the_pages_leads_somewhere() -> Result<()> {
     let mut pages = vec!["README.md".to_owned()];
     for entry in fs::read_dir(tools::root().join("docs"))? {
         let name = entry?.file_name().into_string().ok().context("a name that is no text")?;
-        if name.ends_with(".md") {
+        if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
             pages.push(format!("docs/{name}"));
         }
     }

@@ -122,7 +122,7 @@ impl Reader {
             let (printed, said) = (text(&output.stdout), text(&output.stderr));
             let judged = if output.status.code() == Some(exit) {
                 pages::same_shape(shown, &format!("{printed}{said}"))
-                    .or_else(|error| pages::same_shape(shown, &printed).map_err(|_| error))
+                    .or_else(|error| pages::same_shape(shown, &printed).map_err(|_also| error))
             } else {
                 Err(anyhow::anyhow!("it ended with {}", output.status))
             };
@@ -146,7 +146,7 @@ impl Reader {
             let at = || format!("{page}, line {line}");
             match action {
                 Action::Save(name, text) => {
-                    fs::write(self.folder.path().join(name), text).with_context(at)?
+                    fs::write(self.folder.path().join(name), text).with_context(at)?;
                 }
                 Action::Run { commands, on_node } => {
                     let last = commands.len();
@@ -206,7 +206,7 @@ fn every_page_is_run() -> Result<()> {
     let mut pages: Vec<String> = vec!["README.md".to_owned()];
     for entry in fs::read_dir(tools::root().join("docs"))? {
         let name = entry?.file_name().into_string().ok().context("a name that is no text")?;
-        if name.ends_with(".md") {
+        if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
             pages.push(format!("docs/{name}"));
         }
     }
