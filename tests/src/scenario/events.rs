@@ -296,7 +296,7 @@ fn killed(rig: &mut Rig) -> Result<()> {
     let long = "x".repeat(600);
     for (last, whole) in [(b"\xfe\nend".to_vec(), true), (long.into_bytes(), false)] {
         let mut command: Vec<Vec<u8>> = vec![program.as_os_str().as_bytes().to_vec(), b"native".to_vec()];
-        command.extend([nr.to_string(), "s:none".into(), "s:/nowhere".into()].map(String::into_bytes));
+        command.extend([nr.to_string(), "s:none".into(), "s:/".into()].map(String::into_bytes));
         command.push([b"s:".to_vec(), last].concat());
         let wait_ms = rig.answer_ms();
         let answer = rig.inside("api")?.act(Op::RunBytes { command, wait_ms })?;
@@ -322,7 +322,7 @@ fn killed(rig: &mut Rig) -> Result<()> {
         let shown = format!("{}/{}", folder.path().display(), STRANGE.1);
         ensure!(process.executable.as_ref() == Some(&shown), "{process:?}");
         let arguments = &process.arguments;
-        ensure!(arguments[..5] == [&shown, "native", &nr.to_string(), "s:none", "s:/nowhere"], "{process:?}");
+        ensure!(arguments[..5] == [&shown, "native", &nr.to_string(), "s:none", "s:/"], "{process:?}");
         if whole {
             ensure!(arguments[5] == r"s:\xfe\x0aend" && process.truncated.is_empty(), "{process:?}");
         } else {
