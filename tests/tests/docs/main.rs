@@ -96,8 +96,10 @@ impl Reader {
 
     /// Runs one command in the shell of a reader; variables that it sets are there for the next.
     fn run(&self, command: &str, node: Option<&Kubelet>) -> Result<Output> {
+        // Whoever enters another mount namespace stands at its root.
+        let home = self.folder.path().display();
         let script = format!(
-            "set -a -o pipefail\n[ -f .state ] && . ./.state\n{{ {command}\n}}\nstatus=$?\nexport -p >.state\nexit $status\n"
+            "cd {home} || exit 99\nset -a -o pipefail\n[ -f .state ] && . ./.state\n{{ {command}\n}}\nstatus=$?\nexport -p >.state\nexit $status\n"
         );
         let mut shell = match node {
             Some(node) => node.command(Path::new("/bin/bash"))?,
