@@ -30,7 +30,7 @@ use serde_json::Value;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SOON: Duration = Duration::from_mins(1);
-/// What an image may take. The programs of a release are smaller by half than those that are built here.
+/// What an image may take, whatever the profile that its program was built with.
 const SIZE: u64 = 40_000_000;
 const PARTS: [&str; 2] = ["operator", "agent"];
 
