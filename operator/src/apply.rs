@@ -35,8 +35,6 @@ const SLICES: &str = "holdfast-operator-slices";
 const AGENTS: &str = "holdfast-operator-agents";
 /// The field manager of statuses.
 const STATUS: &str = "holdfast-operator-status";
-/// A request that takes longer is given up.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long the owner of AddressSlices is believed to be the one that was last read.
 const OWNER_AGE: Duration = Duration::from_secs(10);
 /// `kubectl rollout restart` writes this annotation; it stays.
@@ -115,16 +113,6 @@ impl Writer {
         Self { client, namespace, installation, owner: Arc::default(), leadership }
     }
 
-    /// Sends a request if this replica still leads, and gives up waiting for the answer before its term ends.
-    async fn send<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
-        let left = self.leadership.remaining().ok_or(ApiError::NotLeading)?;
-        let limit = TIMEOUT.min(left);
-        match tokio::time::timeout(limit, request).await {
-            Ok(answer) => Ok(answer?),
-            Err(_elapsed) => Err(ApiError::Timeout(limit)),
-        }
-    }
-
     /// The owner of AddressSlices. It is read anew now and then: were it made anew meanwhile, slices of its old UID would
     /// be collected as soon as they are written.
     async fn owner(&self) -> Result<Option<OwnerReference>, ApiError> {
@@ -136,7 +124,7 @@ impl Writer {
             return Ok(Some(owner.clone()));
         }
         let api: Api<ClusterRole> = Api::all(self.client.clone());
-        let role = self.send(api.get_metadata(name)).await?;
+        let role = self.leadership.send(api.get_metadata(name)).await?;
         let owner = OwnerReference {
             api_version: ClusterRole::api_version(&()).into_owned(),
             block_owner_deletion: None,
@@ -158,7 +146,7 @@ impl Writer {
         let mut params = kube::api::ListParams::default().limit(200);
         let mut found = Vec::new();
         loop {
-            let page = self.send(api.list(&params)).await?;
+            let page = self.leadership.send(api.list(&params)).await?;
             let next = page.metadata.continue_.filter(|token| !token.is_empty());
             found.extend(
                 page.items
@@ -195,13 +183,13 @@ impl Writer {
         };
         match &write.action {
             Action::Create { content, mark } => {
-                Ok(written(self.send(api.create(&post, &object(content, *mark))).await?.metadata))
+                Ok(written(self.leadership.send(api.create(&post, &object(content, *mark))).await?.metadata))
             }
             Action::Update { content, mark, uid, resource_version } => {
                 let mut slice = object(content, *mark);
                 slice.metadata.uid = Some(uid.clone());
                 slice.metadata.resource_version = Some(resource_version.clone());
-                Ok(written(self.send(api.replace(&write.name, &post, &slice)).await?.metadata))
+                Ok(written(self.leadership.send(api.replace(&write.name, &post, &slice)).await?.metadata))
             }
             Action::Delete { uid, resource_version } => {
                 self.delete(&api, &write.name, uid, Some(resource_version)).await?;
@@ -209,7 +197,7 @@ impl Writer {
             }
             Action::Read => {
                 let api: Api<DeserializeGuard<AddressSlice>> = Api::all(self.client.clone());
-                Ok(SliceDone::Read(self.send(api.get_opt(&write.name)).await?.map(observed)))
+                Ok(SliceDone::Read(self.leadership.send(api.get_opt(&write.name)).await?.map(observed)))
             }
         }
     }
@@ -276,7 +264,7 @@ impl Writer {
             }),
             ..DeleteParams::background()
         };
-        match self.send(api.delete(name, &params)).await {
+        match self.leadership.send(api.delete(name, &params)).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
@@ -302,7 +290,7 @@ impl Writer {
             "status": status,
         });
         let params = PatchParams::apply(STATUS).force();
-        self.send(api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
+        self.leadership.send(api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
         Ok(JobDone::Status)
     }
 
@@ -312,13 +300,13 @@ impl Writer {
         let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
         let name = set.metadata.name.clone().unwrap_or_default();
         let params = PatchParams::apply(AGENTS).force();
-        let applied = self.send(api.patch(&name, &params, &Patch::Apply(set))).await?;
+        let applied = self.leadership.send(api.patch(&name, &params, &Patch::Apply(set))).await?;
         if !has_foreign_spec(applied.metadata.managed_fields.as_deref().unwrap_or_default()) {
             return Ok(DaemonSetFacts::new(&applied));
         }
         tracing::warn!(daemonset = %name, "somebody has changed the DaemonSet's spec; it is put back");
         let post = PostParams { field_manager: Some(AGENTS.to_owned()), ..PostParams::default() };
-        let replaced = self.send(api.replace(&name, &post, &replacement(set, &applied))).await?;
+        let replaced = self.leadership.send(api.replace(&name, &post, &replacement(set, &applied))).await?;
         Ok(DaemonSetFacts::new(&replaced))
     }
 }

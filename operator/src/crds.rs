@@ -26,8 +26,6 @@ const MANAGER: &str = "holdfast-operator-crds";
 const AGAIN: Duration = Duration::from_mins(10);
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// A request that takes longer is given up.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is to be done about a CRD.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -154,7 +152,7 @@ impl Keeper {
     async fn keep(&self, wanted: &CustomResourceDefinition) -> Result<(), ApiError> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let name = wanted.name_any();
-        let found = self.send(api.get(&name)).await?;
+        let found = self.leadership.send(api.get(&name)).await?;
         match judge(wanted, &found).map_err(kube::Error::SerdeError)? {
             Verdict::Same => {}
             Verdict::Newer => {
@@ -164,23 +162,13 @@ impl Keeper {
             Verdict::Differs => {
                 // Schemas are lists and maps that are replaced as a whole, so nothing of an older one stays in them.
                 let params = PatchParams::apply(MANAGER).force();
-                self.send(api.patch(&name, &params, &Patch::Apply(wanted))).await?;
+                self.leadership.send(api.patch(&name, &params, &Patch::Apply(wanted))).await?;
                 let from = version(&found).map(|version| version.to_string());
                 let to = version(wanted).map(|version| version.to_string());
                 tracing::info!(crd = %name, from, to, "brought the CRD up to date");
             }
         }
         Ok(())
-    }
-
-    /// Sends a request while this replica leads.
-    async fn send<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ApiError> {
-        let left = self.leadership.remaining().ok_or(ApiError::NotLeading)?;
-        let limit = TIMEOUT.min(left);
-        match tokio::time::timeout(limit, request).await {
-            Ok(answer) => Ok(answer?),
-            Err(_elapsed) => Err(ApiError::Timeout(limit)),
-        }
     }
 }
 

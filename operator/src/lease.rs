@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
+/// A request that takes longer is given up.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Until when this replica leads. Cheap to clone; all clones see the same.
 #[derive(Clone, Debug, Default)]
 pub struct Leadership(Arc<Mutex<Option<Instant>>>);
@@ -29,6 +32,21 @@ impl Leadership {
     pub fn remaining(&self) -> Option<Duration> {
         let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Sends a request if this replica leads, and gives up waiting for the answer before its term ends.
+    ///
+    /// # Errors
+    /// When it does not lead, when no answer came in time, and what the API server answers.
+    pub async fn send<T>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApiError> {
+        let limit = TIMEOUT.min(self.remaining().ok_or(ApiError::NotLeading)?);
+        match tokio::time::timeout(limit, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(_elapsed) => Err(ApiError::Timeout(limit)),
+        }
     }
 
     fn set(&self, until: Option<Instant>) {
