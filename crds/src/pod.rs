@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{self as core, Pod as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// What the kubelet names the cgroup of a static pod after.
-pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// What a Deployment adds to the names of its `ReplicaSets`, and to the labels of their pods.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
@@ -160,6 +160,57 @@ fn owner(references: &[OwnerReference], labels: &BTreeMap<String, String>) -> Op
     }
 }
 
+/// The pod with nothing but what [`read`] looks at: what it says is the same.
+#[must_use]
+pub fn trim(object: Object) -> Object {
+    let Object { mut metadata, spec, status } = object;
+    metadata.managed_fields = None;
+    metadata.finalizers = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| key == CONFIG_HASH);
+    }
+    let container = |container: core::Container| core::Container {
+        name: container.name,
+        ports: container.ports,
+        ..core::Container::default()
+    };
+    let statuses = |statuses: Option<Vec<core::ContainerStatus>>| {
+        statuses.map(|statuses| {
+            let trimmed = statuses.into_iter().map(|status| core::ContainerStatus {
+                name: status.name,
+                container_id: status.container_id,
+                ..core::ContainerStatus::default()
+            });
+            trimmed.collect()
+        })
+    };
+    let spec = spec.map(|spec| core::PodSpec {
+        containers: spec.containers.into_iter().map(container).collect(),
+        init_containers: spec.init_containers.map(|init| init.into_iter().map(container).collect()),
+        ephemeral_containers: spec.ephemeral_containers.map(|ephemeral| {
+            let trimmed = ephemeral.into_iter().map(|container| core::EphemeralContainer {
+                name: container.name,
+                ..core::EphemeralContainer::default()
+            });
+            trimmed.collect()
+        }),
+        host_network: spec.host_network,
+        node_name: spec.node_name,
+        service_account_name: spec.service_account_name,
+        ..core::PodSpec::default()
+    });
+    let status = status.map(|status| core::PodStatus {
+        phase: status.phase,
+        pod_ip: status.pod_ip,
+        pod_ips: status.pod_ips,
+        container_statuses: statuses(status.container_statuses),
+        init_container_statuses: statuses(status.init_container_statuses),
+        ephemeral_container_statuses: statuses(status.ephemeral_container_statuses),
+        ..core::PodStatus::default()
+    });
+    Object { metadata, spec, status }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -199,6 +250,14 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_of_a_pod_says_the_same_as_the_pod() {
+        let saved = serde_json::to_string(&trim(example())).unwrap();
+        assert!(!saved.contains("other") && !saved.contains("image\":\"i"), "{saved}");
+        let again: Object = serde_json::from_str(&saved).unwrap();
+        assert_eq!(read(&again), read(&example()));
     }
 
     #[test]
