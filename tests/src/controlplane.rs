@@ -259,6 +259,18 @@ impl ControlPlane {
         String::from_utf8(output.stdout).context("kubectl printed no UTF-8")
     }
 
+    /// Applies documents as a user who may do everything, and returns what kubectl printed.
+    ///
+    /// # Errors
+    /// When one is refused; the error is what kubectl said.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        let output = self.kubectl_output(&["apply", "-f", "-"], yaml)?;
+        if !output.status.success() {
+            bail!("kubectl apply failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        String::from_utf8(output.stdout).context("kubectl printed no UTF-8")
+    }
+
     /// Runs kubectl as a user who may do everything, gives it `input` as its standard input, and returns whatever came
     /// of it: for tests of what must be refused.
     ///

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -68,7 +68,7 @@ impl Control {
         step("applying the CRDs of crds/yaml with kubectl");
         operator::prepare(&cluster)?;
         step("creating a node, a namespace, service accounts and pods");
-        apply(&cluster, CLUSTER)?;
+        cluster.apply(CLUSTER)?;
         step("starting holdfast-operator run");
         let mut operator = Operator::start(&cluster, "operator", &[])?;
         operator.wait_ready().await?;
@@ -141,7 +141,7 @@ impl Control {
     /// # Errors
     /// When it is refused; the error is what kubectl said.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        apply(&self.cluster, yaml)
+        self.cluster.apply(yaml)
     }
 
     /// Waits until the operator says that a policy of [`NAMESPACE`] is in force on all its nodes in this generation.
@@ -183,14 +183,6 @@ impl Control {
     pub fn policy(&self, policy: &str, path: &str) -> Result<String> {
         self.cluster.kubectl(&["get", "wlp", policy, "-n", NAMESPACE, "-o", &format!("jsonpath={path}")])
     }
-}
-
-fn apply(cluster: &ControlPlane, yaml: &str) -> Result<String> {
-    let output = cluster.kubectl_output(&["apply", "-f", "-"], yaml)?;
-    if !output.status.success() {
-        bail!("kubectl apply failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A cluster of one node, which is this machine, with everything of Holdfast's on it.

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    builds::outside_of_cargo,
     process::{Process, tail},
     scenario::cgroup::Top,
     tools,
@@ -35,13 +36,7 @@ pub fn build() -> Result<PathBuf> {
         let folder = tools::root().join("target/tests/images");
         let mut command = Command::new(tools::root().join("images/build.sh"));
         command.args(["--profile", "dev"]).arg(&folder);
-        // What cargo told this test of its own package would make build scripts run again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(&name);
-            }
-        }
+        outside_of_cargo(&mut command);
         let output = command.output().context("cannot run images/build.sh")?;
         if !output.status.success() {
             bail!("images/build.sh failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));

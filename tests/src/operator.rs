@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::Command,
-    sync::OnceLock,
     time::Duration,
 };
 
@@ -15,12 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    controlplane::ControlPlane,
-    process::{Process, tail},
-    tools,
-    wait::until,
-};
+use crate::{builds::program, controlplane::ControlPlane, process::Process, tools, wait::until};
 
 /// The namespace that the operator is told is Holdfast's.
 pub const NAMESPACE: &str = "holdfast-system";
@@ -90,30 +84,12 @@ pub fn apply(cluster: &ControlPlane, yaml: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operator's program, built once in the life of this one; cargo decides what is left to do.
+/// The operator's program, built where it is not.
 ///
 /// # Errors
 /// When cargo fails; the error holds the end of what it said.
 pub fn binary() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || -> Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(tools::root()).args(["build", "--quiet", "-p", "holdfast-operator"]);
-        // What cargo told this test of its own package would make build scripts run again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(&name);
-            }
-        }
-        let output = command.output().context("cannot run cargo")?;
-        if !output.status.success() {
-            bail!("building the operator failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));
-        }
-        Ok(tools::root().join("target/debug/holdfast-operator"))
-    };
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+    program("holdfast-operator")
 }
 
 impl Operator {

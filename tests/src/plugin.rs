@@ -4,37 +4,18 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{process::tail, tools};
+use crate::{builds::program, tools};
 
-/// The plugin's program, built once in the life of this one; cargo decides what is left to do.
+/// The plugin's program, built where it is not.
 ///
 /// # Errors
 /// When cargo fails; the error holds the end of what it said.
 pub fn binary() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || -> Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(tools::root()).args(["build", "--quiet", "-p", "kubectl-holdfast"]);
-        // What cargo told this test of its own package would make build scripts run again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(&name);
-            }
-        }
-        let output = command.output().context("cannot run cargo")?;
-        if !output.status.success() {
-            bail!("building the plugin failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));
-        }
-        Ok(tools::root().join("target/debug/kubectl-holdfast"))
-    };
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+    program("kubectl-holdfast")
 }
 
 /// What came of a command.

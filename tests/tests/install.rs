@@ -61,12 +61,6 @@ impl Stage {
         self.cluster.kubectl(&words.split(' ').collect::<Vec<_>>())
     }
 
-    fn apply(&self, yaml: &str) -> Result<()> {
-        let output = self.cluster.kubectl_output(&["apply", "-f", "-"], yaml)?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
     /// Runs Helm in a thread, so that the test sees what happens meanwhile.
     fn helm(&self, command: &str, more: &[&str]) -> impl Future<Output = Result<String>> + use<> {
         let mut words: Vec<OsString> = command.split(' ').map(OsString::from).collect();
@@ -306,7 +300,7 @@ async fn settled(stage: &Stage) -> Result<Objects> {
 #[tokio::test]
 async fn an_installation_enforces_changes_only_what_it_is_told_and_leaves_the_crds() -> Result<()> {
     let stage = Stage::new(&[NodeOptions::named("node-a")]).await?;
-    stage.apply(SHOP)?;
+    stage.cluster.apply(SHOP)?;
     stage
         .kubectl("wait --for=condition=Ready pods --all -n shop --timeout=120s")
         .with_context(|| stage.why())?;
@@ -314,7 +308,7 @@ async fn an_installation_enforces_changes_only_what_it_is_told_and_leaves_the_cr
     let before = settled(&stage).await?;
 
     install(&stage).await?;
-    stage.apply(POLICY)?;
+    stage.cluster.apply(POLICY)?;
     stage.programmed().await?;
     stage.in_force()?;
     let said = stage.helm(&format!("test {RELEASE}"), &["--logs", "--timeout", "2m"]).await;
@@ -443,10 +437,10 @@ async fn leadership_moves(stage: &Stage) -> Result<()> {
     stage.in_force()?;
     // The new leader does its work.
     stage.kubectl("label wlp client -n shop touched=yes")?;
-    stage.apply(&POLICY.replace("port: 8080", "port: 9000"))?;
+    stage.cluster.apply(&POLICY.replace("port: 8080", "port: 9000"))?;
     stage.programmed().await?;
     ensure!(stage.reaches(9000)? && !stage.reaches(8080)?, "the new generation is in force");
-    stage.apply(POLICY)?;
+    stage.cluster.apply(POLICY)?;
     stage.programmed().await?;
     stage.in_force()
 }

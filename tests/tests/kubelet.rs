@@ -42,12 +42,6 @@ impl Stage {
         self.cluster.kubectl(&words.split(' ').collect::<Vec<_>>())
     }
 
-    fn apply(&self, yaml: &str) -> Result<()> {
-        let output = self.cluster.kubectl_output(&["apply", "-f", "-"], yaml)?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
     /// Waits until a JSON path of an object is this.
     async fn wait(&self, object: &str, path: &str, wanted: &str) -> Result<()> {
         let mut seen = String::new();
@@ -130,7 +124,7 @@ spec:
 async fn a_deployments_pod_runs_as_its_spec_says_and_becomes_ready() -> Result<()> {
     let stage = stage().await?;
     stage.namespace("run").await?;
-    stage.apply(WEB)?;
+    stage.cluster.apply(WEB)?;
     stage.wait("deployment/web -n run", "{.status.readyReplicas}", "1").await?;
     let pod = stage.pod("run", "web")?;
     let log = stage.kubectl(&format!("logs -n run {pod}"))?;
@@ -192,7 +186,7 @@ spec:
 async fn logs_are_served_in_part_followed_and_kept_after_the_end() -> Result<()> {
     let stage = stage().await?;
     stage.namespace("talk").await?;
-    stage.apply(TALKER)?;
+    stage.cluster.apply(TALKER)?;
     until(SOON, "two lines", async || {
         Ok(stage.kubectl("logs -n talk talker").ok().filter(|log| log.lines().count() == 2))
     })
@@ -239,7 +233,7 @@ spec:
 async fn what_cannot_run_says_why_in_its_status() -> Result<()> {
     let stage = stage().await?;
     stage.namespace("lost").await?;
-    stage.apply(MISSING)?;
+    stage.cluster.apply(MISSING)?;
     let waiting = "{.status.containerStatuses[*].state.waiting.reason}";
     stage.wait("pod/lost -n lost", waiting, "CreateContainerError CreateContainerConfigError").await?;
     stage.wait("pod/lost -n lost", "{.status.phase}", "Pending").await?;

@@ -66,12 +66,6 @@ impl Stage {
         self.cluster.kubectl(&words.split(' ').collect::<Vec<_>>())
     }
 
-    fn apply(&self, yaml: &str) -> Result<()> {
-        let output = self.cluster.kubectl_output(&["apply", "-f", "-"], yaml)?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
     fn holdfast(&self, user: &str, words: &str) -> Result<plugin::Said> {
         let kubeconfig = self.cluster.kubeconfig(user, (user == "admin").then_some("system:masters"))?;
         plugin::run(&kubeconfig, self.cluster.folder(), &words.split(' ').collect::<Vec<_>>())
@@ -89,8 +83,8 @@ impl Stage {
     async fn begin(&self) -> Result<()> {
         let chart = chart::directory().display().to_string();
         self.helm.run(&["install", RELEASE, &chart, "--namespace", NAMESPACE, "--create-namespace"])?;
-        self.apply(SHOP)?;
-        self.apply(POLICY)?;
+        self.cluster.apply(SHOP)?;
+        self.cluster.apply(POLICY)?;
         self.until("the policy is in force", async || {
             let path = "{.status.observedGeneration} {.status.conditions[?(@.type==\"Programmed\")].status}";
             let path = format!("jsonpath={path}");

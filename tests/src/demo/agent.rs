@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -14,8 +13,9 @@ use serde::Deserialize;
 
 use super::{NODE, http};
 use crate::{
+    builds::program,
     operator::NAMESPACE,
-    process::{POLL, Process, tail},
+    process::{POLL, Process},
     tools,
 };
 
@@ -250,25 +250,12 @@ pub fn denials(metrics: &str, policy: &str, kind: &str) -> u64 {
     http::sum(metrics, "holdfast_denials_total", &labels).unwrap_or(0)
 }
 
-/// The agent's program, built once in the life of this one; cargo decides what is left to do.
+/// The agent's program, built where it is not.
 ///
 /// # Errors
 /// When cargo fails; the error holds the end of what it said.
 pub fn binary() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || -> Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            .current_dir(tools::root())
-            .args(["build", "--quiet", "-p", "holdfast-agent"])
-            .output()
-            .context("cannot run cargo")?;
-        if !output.status.success() {
-            bail!("building the agent failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));
-        }
-        Ok(tools::root().join("target/debug/holdfast-agent"))
-    };
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+    program("holdfast-agent")
 }
 
 /// A port of the loopback interface that nobody listens on.

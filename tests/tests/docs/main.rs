@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::{
+    builds,
     controlplane::{ControlPlane, Options},
     kubelet::{Kubelet, NodeOptions},
     tools,
@@ -166,18 +167,9 @@ impl Reader {
 
 /// The folder of the programs of this tree, which are built by this.
 fn programs() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(tools::root()).args(["build", "--quiet"]);
-    command.args(["-p", "holdfast-operator", "-p", "holdfast-agent", "-p", "kubectl-holdfast"]);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
-        }
+    for package in ["holdfast-operator", "holdfast-agent", "kubectl-holdfast"] {
+        builds::program(package)?;
     }
-    let output = command.output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "cargo build failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(tools::root().join("target/debug"))
 }
 

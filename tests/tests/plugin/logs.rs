@@ -8,10 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::{operator::NAMESPACE, plugin, wait::until};
+use holdfast_tests::{
+    operator::{self, NAMESPACE},
+    plugin,
+    wait::until,
+};
 use serde_json::{Value, json};
 
-use crate::stage::{NODE, SOON, Stage, apply, event, stage};
+use crate::stage::{NODE, SOON, Stage, event, stage};
 
 /// The `executable` of each event that was printed as JSON.
 fn notes(out: &str) -> Result<Vec<String>> {
@@ -87,9 +91,9 @@ async fn logs_are_kubernetes_events_for_who_may_not_read_the_agents() -> Result<
         })
         .to_string()
     };
-    apply(&stage.cluster, &made("one", "Denied", 12))?;
+    operator::apply(&stage.cluster, &made("one", "Denied", 12))?;
     let other = made("two", "Audited", 2).replace("holdfast.dev/agent", "example.com/other");
-    apply(&stage.cluster, &other)?;
+    operator::apply(&stage.cluster, &other)?;
     let said = stage.holdfast("dev", &["logs", "-n", "shop"])?;
     println!("$ kubectl holdfast logs -n shop   # as a user of one namespace\n{}{}", said.err, said.out);
     ensure!(said.code == 0, "{said:?}");
@@ -120,9 +124,9 @@ async fn logs_are_kubernetes_events_for_who_may_not_read_the_agents() -> Result<
     // Followed: what comes, and what comes again.
     let follower = Follower::start(&stage, "dev", &["logs", "-n", "shop", "-f"])?;
     follower.expect("(one); 12 times")?;
-    apply(&stage.cluster, &made("three", "Denied", 2))?;
+    operator::apply(&stage.cluster, &made("three", "Denied", 2))?;
     follower.expect("(three); 2 times")?;
-    apply(&stage.cluster, &made("one", "Denied", 13))?;
+    operator::apply(&stage.cluster, &made("one", "Denied", 13))?;
     follower.expect("(one); 13 times")?;
     Ok(())
 }

@@ -59,9 +59,9 @@ impl Stage {
         operator::prepare(&cluster)?;
         let chart = chart::directory().display().to_string();
         let users = ["template", chart::RELEASE, &chart, "--show-only", "templates/rbac-users.yaml"];
-        apply(&cluster, &Helm::new()?.run(&users)?)?;
+        operator::apply(&cluster, &Helm::new()?.run(&users)?)?;
         let node = Kubelet::start(&cluster, NodeOptions::named(NODE)).await?;
-        apply(&cluster, &CLUSTER.replace("PLANTED", PLANTED))?;
+        operator::apply(&cluster, &CLUSTER.replace("PLANTED", PLANTED))?;
         let mut operator = Operator::start(&cluster, "operator", &[])?;
         operator.wait_ready().await?;
         let stage = Self { operator, node, cluster };
@@ -204,13 +204,6 @@ impl Stage {
         })
         .await
     }
-}
-
-/// Applies documents as a user who may do everything.
-pub(crate) fn apply(cluster: &ControlPlane, yaml: &str) -> Result<()> {
-    let output = cluster.kubectl_output(&["apply", "--server-side", "-f", "-"], yaml)?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// Renews the Lease of the node's agent, for an hour.
