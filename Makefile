@@ -21,7 +21,7 @@ test: setup ## run every test
 
 test-unit: setup ## run the tests that need no kernel and no control plane
 	cargo test --no-fail-fast
-	cargo test -p holdfast-tests --lib
+	cargo test -p holdfast-tests --lib --test pipes
 
 test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
 	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test 'chart*' --test end_to_end --test monitoring --test images --test 'plugin*' --test surface --test docs --test documents --test kubelet --test install

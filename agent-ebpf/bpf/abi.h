@@ -32,6 +32,7 @@ struct hf_workload {
 	__u32 view;
 	__u32 net_set;
 	__u32 sys_set; /* 0 = no system call rules */
+	__u32 access_set; /* 0 = no process, file or capability rules */
 	__u32 pod;     /* one number for all cgroups of a pod, never used again */
 	__u32 gen;     /* differs with every change of any workload */
 	__u32 flags;
@@ -52,6 +53,9 @@ struct hf_address {
 	__u32 flags;
 	__u32 pod; /* the pod number where the address is of a pod on this node, else 0 */
 };
+
+/* The first of eight workload indexes that only the agent's canary has: it is refused and counted, and not told of. */
+#define HF_CANARY 0xfffffff0u
 
 /* Classes that every view has. */
 #define HF_CLASS_NONE 0
@@ -157,6 +161,9 @@ enum hf_kind {
 	HF_KIND_INGRESS = 0,
 	HF_KIND_EGRESS = 1,
 	HF_KIND_SYSCALL = 2,
+	HF_KIND_PROCESS = 3,
+	HF_KIND_FILE = 4,
+	HF_KIND_CAPABILITY = 5,
 };
 struct hf_counter_key {
 	__u32 workload;
@@ -209,7 +216,7 @@ struct hf_process {
 /* System calls: (set, abi, number) -> how many clauses, and by which hooks. The x32 entry (bit 30) is looked up as
  * native under the number without that bit. Threads of io_uring count as calls of io_uring_enter. */
 enum hf_abi { HF_ABI_NATIVE = 0, HF_ABI_COMPAT = 1 };
-#define HF_NR_ANY 0xffffffff /* arm64, compat: every call of a 32-bit program, as there is no table of them */
+#define HF_NR_ANY 0xffffffff /* allow-lists: every call without a row; arm64, compat: every call of a 32-bit program */
 struct hf_syscall_key {
 	__u32 set;
 	__u32 abi;
@@ -265,6 +272,7 @@ struct hf_clause {
 #define HF_E_CALL 8    /* abi and nr say something */
 #define HF_E_ARGUMENTS 16
 #define HF_E_TASK 32   /* an hf_task follows */
+#define HF_E_OBJECT 64 /* and an hf_object after it */
 #define HF_NO_HOOK 0xff
 struct hf_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME */
@@ -316,6 +324,23 @@ struct hf_task_event {
 	struct hf_task task;
 };
 
+/* What it was done to: a file, or a program that was to be executed. */
+#define HF_OBJECT_PATH 1024
+#define HF_OBJECT_ROOTED 1   /* a path of its mount namespace; else only the name of what is mounted nowhere */
+#define HF_OBJECT_PATH_CUT 2 /* its beginning is missing */
+#define HF_OBJECT_PARTIAL 4  /* it is of a tree that is mounted nowhere, or could not be read to its end */
+struct hf_object {
+	__u32 does; /* a bit for each hf_operation; 0 = it was to be executed */
+	__u16 flags;
+	__u16 path_size;
+	char path[HF_OBJECT_PATH];
+};
+struct hf_object_event {
+	struct hf_event event;
+	struct hf_task task;
+	struct hf_object object;
+};
+
 /* A token bucket for each key of a counter. */
 #define HF_EVENT_BURST 10
 #define HF_EVENT_EVERY_NS (500ull * 1000 * 1000)
@@ -326,6 +351,89 @@ struct hf_bucket {
 
 /* The array `event_lost`: by ring buffer, and what the agent has told of each. */
 enum hf_lost { HF_LOST_DENIALS = 0, HF_LOST_AUDITS = 1, HF_TOLD_DENIALS = 2, HF_TOLD_AUDITS = 3, HF_LOST_MAX };
+
+/* Paths: many patterns as one automaton. A state's row is in the map of rows: what the state stands for, then the next
+ * state for each column of bytes. */
+#define HF_PATH_ROWS 131072
+#define HF_ROW_CELLS 32
+#define HF_STATE_DEAD 0 /* nothing can match any more */
+#define HF_STATE_START 1
+#define HF_CELL_OUTCOME 0 /* which patterns match a path that ends here; 0 = none */
+#define HF_CELL_REACH 1	  /* which outcomes can still come; 0 = none */
+#define HF_CELL_NEXT 2	  /* columns from here on */
+struct hf_path_row {
+	__u16 cell[HF_ROW_CELLS];
+};
+struct hf_automaton {
+	__u32 base;	/* 0 = no patterns */
+	__u32 elements; /* of a row */
+	__u32 size;	/* elements of all rows */
+	__u8 column[256]; /* by byte: the cell that says which state is next */
+};
+
+/* An access set: what decides executables, files and capabilities. */
+#define HF_ACCESS_PROCESSES 1
+#define HF_ACCESS_FILES 2
+#define HF_ACCESS_CAPABILITIES 4
+#define HF_ACCESS_REFUSES 8 /* some rule on paths, of an Enforce policy, refuses */
+struct hf_access {
+	__u64 capabilities; /* a bit for each that some policy denies */
+	__u32 flags;
+	__u16 unknown_rule; /* of HF_ACCESS_REFUSES: the first such rule, which counts what cannot be told */
+	__u16 pad;
+	struct hf_automaton executables;
+	struct hf_automaton files;
+};
+
+enum hf_operation {
+	HF_OP_READ = 0,
+	HF_OP_WRITE,
+	HF_OP_CREATE,
+	HF_OP_DELETE,
+	HF_OP_RENAME,
+	HF_OP_LINK,
+	HF_OP_CHMOD,
+	HF_OP_EXECUTE_MAP,
+	HF_OPERATIONS,
+};
+enum hf_access_kind {
+	HF_ACCESS_EXECUTABLE = 0, /* a = outcome of the executable; answers: in the image, not in it */
+	HF_ACCESS_FILE = 1,	  /* a = outcome of the file, b = of the executable; answers by operation */
+	HF_ACCESS_MOVE = 2,	  /* a = reach, b = outcome of the executable; one answer */
+	HF_ACCESS_CAPABILITY = 3, /* a = number; one answer */
+	HF_ACCESS_LOADER = 4,	  /* a = outcome of an executable that is a dynamic loader: there is a row */
+};
+struct hf_access_key {
+	__u32 set;
+	__u16 a;
+	__u16 b;
+	__u32 kind;
+};
+struct hf_access_answer {
+	__u16 rule;
+	__u16 would_rule;
+	__u8 action; /* enum hf_action, of the Enforce policies */
+	__u8 would_action; /* of the Audit policies, where stricter still */
+	__u8 pad[2];
+};
+struct hf_access_row {
+	struct hf_access_answer answer[HF_OPERATIONS];
+};
+
+/* A socket whose connection is refused by now, with what it takes to find it again. */
+struct hf_socket {
+	__u64 cookie; /* 0 = it has none yet */
+	__u64 cgroup; /* of its creator */
+	struct hf_addr local; /* as the socket has it: of AF_INET in w[0] */
+	struct hf_addr remote;
+	__u32 netns; /* inode number of its network namespace */
+	__u32 device; /* that it is bound to, or 0 */
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 family;
+	__u8 proto;
+	__u8 pad[2];
+};
 
 /* A helper failed: by program and helper. */
 enum hf_program {
@@ -338,6 +446,7 @@ enum hf_program {
 	HF_PROG_PROCESS,
 	HF_PROG_SYSCALL,
 	HF_PROG_SYS_ENTER,
+	HF_PROG_ACCESS,
 };
 enum hf_helper {
 	HF_HELPER_MAP_UPDATE = 1,
@@ -348,6 +457,8 @@ enum hf_helper {
 	HF_HELPER_SEND_SIGNAL,
 	HF_HELPER_COUNTER,
 	HF_HELPER_CLAUSE, /* a clause that its call's entry counts is not there */
+	HF_HELPER_PATH,	  /* a path that could not be read, or was in use by another task */
+	HF_HELPER_ACCESS, /* an access set, or a row of one, that is not there */
 };
 struct hf_error_key {
 	__u16 program;

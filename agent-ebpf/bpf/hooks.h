@@ -56,7 +56,13 @@
 	X(syslog) \
 	X(inode_init_security_anon) \
 	X(uring_allowed) \
-	X(path_notify)
+	X(path_notify) \
+	X(file_open) \
+	X(file_receive) \
+	X(bprm_check_security) \
+	X(move_mount) \
+	X(unix_stream_connect) \
+	X(unix_may_send)
 
 #define HF_HOOK_NUMBER(name) HF_HOOK_##name,
 enum hf_hook { HF_HOOKS(HF_HOOK_NUMBER) };

@@ -135,7 +135,12 @@ HF_INLINE int hf_is_called(struct bpf_sock *sk)
 	return BPF_CORE_READ_BITFIELD_PROBED(raw, sk_userlocks) & HF_SOCK_BINDPORT_LOCK;
 }
 
-/* Everything without a connection: a reply is a packet against the direction in which an allowed one went. */
+/* Everything but TCP: a reply is a packet against the direction in which an allowed one went.
+ *
+ * Of SCTP an INIT alone opens an association, so that its flow can be remembered for as long as there is room, and what
+ * else is sent has no direction of its own. A packet that belongs to no flow known here (its association is older than
+ * the workload's rules, or has added an address) goes on where it could have been opened from either side: the cgroup
+ * hooks see no SCTP socket connect or accept, and nobody lets these programs look for who listens. */
 HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const struct hf_workload *wl,
 			    const struct hf_packet *p, int egress, __u16 program)
 {
@@ -145,7 +150,7 @@ HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const st
 	struct hf_decision d = {};
 	__u64 now = bpf_ktime_get_ns();
 	__u8 direction = egress ? HF_EGRESS : HF_INGRESS;
-	int alive;
+	int alive, association = p->proto == HF_SCTP && !p->fragment;
 
 	key.pod = wl->pod;
 	key.peer = egress ? p->dst : p->src;
@@ -159,7 +164,7 @@ HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const st
 	q.loopback = skb->ifindex == HF_LOOPBACK_IFINDEX;
 
 	flow = bpf_map_lookup_elem(&flows, &key);
-	alive = flow && now - flow->seen_ns < HF_FLOW_IDLE_NS;
+	alive = flow && !p->init && (association || now - flow->seen_ns < HF_FLOW_IDLE_NS);
 	if (alive) {
 		if (hf_current(&flow->decision, wl)) {
 			d = flow->decision;
@@ -175,6 +180,8 @@ HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const st
 			flow->decision = d;
 			return hf_say(&d, flow->direction & 1);
 		}
+		if (association)
+			return hf_say(&d, flow->direction & 1);
 		if ((flow->direction & 1) == direction) {
 			bpf_map_delete_elem(&flows, &key);
 			return hf_say(&d, direction);
@@ -187,10 +194,21 @@ HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const st
 	if (!egress && !(wl->flags & HF_WL_HOST_PART))
 		q.node_flow = hf_is_node_flow(&p->src, p->sport, &p->dst, p->dport, p->proto);
 	hf_decide(wl, &q, &d);
-	if ((d.flags & HF_D_DENIED) && !egress && hf_is_service_reply(sk, wl, &q.peer))
+	if ((d.flags & HF_D_DENIED) && !egress && !p->init && hf_is_service_reply(sk, wl, &q.peer))
 		return 0;
-	if ((d.flags & HF_D_DENIED) || p->fragment || (!egress && !hf_is_called(sk)))
+	if ((d.flags & HF_D_DENIED) || p->fragment || (!egress && !association && !hf_is_called(sk)))
 		return hf_say(&d, direction);
+	if (association && !p->init) {
+		q.direction = egress ? HF_INGRESS : HF_EGRESS;
+		q.port = egress ? key.local_port : key.peer_port;
+		q.node_flow = 0;
+		if (egress && !(wl->flags & HF_WL_HOST_PART))
+			q.node_flow = hf_is_node_flow(&p->dst, p->dport, &p->src, p->sport, p->proto);
+		hf_decide(wl, &q, &made.decision);
+		if (made.decision.flags & (HF_D_DENIED | HF_D_WOULD_DENY))
+			return hf_say(&made.decision, q.direction);
+		return hf_say(&d, direction);
+	}
 	if (egress && sk && (wl->flags & HF_WL_HOST_PART)) {
 		struct hf_tcp_flow *sent = bpf_sk_storage_get(&tcp_flows, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 

@@ -14,6 +14,11 @@
 #define HF_SOCK_BINDPORT_LOCK 8
 #define HF_TCP 6
 #define HF_UDP 17
+#define HF_SCTP 132
+/* The common header (RFC 9260 section 3.1) begins with the ports, as those of TCP and UDP do. The chunks follow it, each
+ * beginning with its type. */
+#define HF_SCTP_CHUNKS 12
+#define HF_SCTP_INIT 1
 #define HF_LOOPBACK_IFINDEX 1
 /* include/net/tcp_states.h */
 #define HF_TCP_SYN_SENT 2
@@ -53,6 +58,7 @@ struct hf_packet {
 	__u8 fragment; /* not the first: there are no ports */
 	__u8 broken;   /* it could not be read to its transport header, or goes by way of somebody else */
 	__u8 upkeep;   /* neighbour discovery or multicast listener discovery, as the kernel itself sends them */
+	__u8 init;     /* it would open an SCTP association */
 };
 
 /* What is asked: may this workload, in this direction, with this peer? */
@@ -87,6 +93,11 @@ HF_INLINE int hf_is_loopback(const struct hf_addr *addr)
 		return (bpf_ntohl(addr->w[3]) >> 24) == 127 || addr->w[3] == 0;
 	return addr->w[0] == 0 && addr->w[1] == 0 && addr->w[2] == 0 &&
 	       (addr->w[3] == bpf_htonl(1) || addr->w[3] == 0);
+}
+
+HF_INLINE int hf_has_ports(__u8 proto)
+{
+	return proto == HF_TCP || proto == HF_UDP || proto == HF_SCTP;
 }
 
 /* --- reading the packet ------------------------------------------------------------------------------------------ */
@@ -256,13 +267,20 @@ HF_INLINE void hf_parse(struct __sk_buff *skb, struct hf_packet *p)
 			p->upkeep = (type >= 133 && type <= 137 && hops == 255) ||
 				    (((type >= 130 && type <= 132) || type == 143) && hops == 1);
 	}
-	if (p->proto == HF_TCP || p->proto == HF_UDP) {
+	if (hf_has_ports(p->proto)) {
 		if (hf_load(skb, offset, &ports, sizeof(ports))) {
 			p->broken = 1;
 			return;
 		}
 		p->sport = bpf_ntohs(ports.src);
 		p->dport = bpf_ntohs(ports.dst);
+	}
+	if (p->proto == HF_SCTP) {
+		__u8 type = 0;
+
+		if (hf_load(skb, offset + HF_SCTP_CHUNKS, &type, sizeof(type)))
+			p->broken = 1;
+		p->init = type == HF_SCTP_INIT;
 	}
 }
 
@@ -328,7 +346,7 @@ __attribute__((noinline)) __u64 hf_row(__u32 set, __u32 class, __u64 how)
 
 HF_INLINE __u64 hf_how(const struct hf_question *q)
 {
-	if (q->proto != HF_TCP && q->proto != HF_UDP)
+	if (!hf_has_ports(q->proto))
 		return HF_HOW(HF_VERDICT_BITS_PORT, q->direction, HF_PROTO_OTHER, 0);
 	if (q->fragment)
 		return HF_HOW(HF_VERDICT_BITS_PROTO, q->direction, q->proto, 0);
@@ -487,7 +505,7 @@ HF_INLINE void hf_note_headers(struct __sk_buff *skb, struct hf_event *event)
 		hf_load(skb, __builtin_offsetof(struct hf_ip6, dst), &event->to, sizeof(event->to));
 	}
 	event->proto = transport >> HF_T_PROTO_SHIFT;
-	if (transport & (HF_T_BROKEN | HF_T_FRAGMENT) || (event->proto != HF_TCP && event->proto != HF_UDP))
+	if (transport & (HF_T_BROKEN | HF_T_FRAGMENT) || !hf_has_ports(event->proto))
 		return;
 	if (hf_load(skb, offset, &ports, sizeof(ports)))
 		return;
@@ -543,7 +561,7 @@ __attribute__((noinline)) int hf_tell_connect(__u64 who, __u64 what, __u64 high,
 	whole = hf_reserve(&key, sizeof(*whole));
 	if (!whole)
 		return 0;
-	if (proto == HF_TCP || proto == HF_UDP)
+	if (hf_has_ports(proto))
 		flags |= HF_E_PORTS;
 	hf_begin(&whole->event, &key, bucket->suppressed, flags);
 	whole->event.cgroup = bpf_get_current_cgroup_id();

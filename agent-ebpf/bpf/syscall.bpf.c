@@ -6,6 +6,7 @@
  * with 0 leave the answer to whatever follows: so there is no earlier answer to pass on, and hooks whose neutral answer
  * is not 0 are left alone. */
 #include "syscall.h"
+#include "access.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -37,7 +38,7 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 	hf_read_number(task, hf_regs(task), &abi, &nr);
 	hf_tell_call(HF_WHO(index, wl->net_set),
 		     HF_WHAT(wl->default_rule[direction], direction, given, HF_PROG_SYSCALL, HF_HOOK_socket_create),
-		     abi, nr);
+		     HF_CALL(abi, nr), 0, 0);
 	return given == HF_GIVEN_DENY;
 }
 
@@ -50,6 +51,8 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
                                                                                                    \
 		if (HF_HOOK_##name == HF_HOOK_socket_create && hf_socket_bypasses(ctx[0], ctx[3]))  \
 			return -HF_EPERM;                                                          \
+		if (hf_access_refused(HF_HOOK_##name, ctx))                                         \
+			return -HF_EPERM;                                                          \
 		refused = hf_refused(HF_HOOK_##name, &said);                                       \
 		hf_tell(&said);                                                                    \
 		return refused ? -HF_EPERM : 0;                                                    \
@@ -61,10 +64,13 @@ HF_HOOKS(HF_HOOK_PROGRAM)
 static __attribute__((noinline)) int hf_at_entry(struct hf_said *said)
 {
 	struct hf_call call = {};
+	int others = !hf_find(&call);
 
-	if (!hf_find(&call))
+	if (others && !hf_find_others(&call))
 		return 0;
 	hf_begin_saying(said, &call);
+	if (others)
+		call.e.key.nr = HF_NR_ANY;
 	if (!(call.entry->flags & HF_SYS_AT_ENTRY))
 		return 0;
 	hf_answer(&call, HF_PROG_SYS_ENTER);

@@ -3,15 +3,13 @@
 #ifndef HF_SYSCALL_H
 #define HF_SYSCALL_H
 
-#include "events.h"
+#include "tell.h"
 #include "process.h"
 #include "hooks.h"
 #include "regs.h"
 
 #define HF_EPERM 1
 #define HF_SIGKILL 9
-/* io_uring_enter has one number everywhere. */
-#define HF_NR_IO_URING_ENTER 426
 
 HF_HASH(syscalls, BPF_MAP_TYPE_HASH, struct hf_syscall_key, struct hf_syscall, 262144, BPF_F_NO_PREALLOC);
 HF_HASH(clauses, BPF_MAP_TYPE_HASH, struct hf_clause_key, struct hf_clause, 524288, BPF_F_NO_PREALLOC);
@@ -80,19 +78,22 @@ static __attribute__((noinline)) long hf_next_clause(__u32 index, struct hf_eval
 
 HF_INLINE void hf_evaluate(struct hf_evaluation *e, __u32 count, __u16 program)
 {
+#ifdef HF_OLD
 	__u32 i;
+#endif
 
 	e->answered = HF_NOBODY;
 	e->so_far = 1;
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) {
-		/* Since 5.17; the verifier walks the step once. */
-		bpf_loop(count, hf_next_clause, e, 0);
-	} else {
-		for (i = 0; i < HF_MAX_CLAUSES; i++) {
-			if (i >= count || hf_next_clause(i, e))
-				break;
-		}
+	/* Kernels before 5.17 refuse programs that name bpf_loop, in whatever branch: for them the object is compiled once more
+	 * without it (HF_OLD), and their verifier walks every round. */
+#ifdef HF_OLD
+	for (i = 0; i < HF_MAX_CLAUSES; i++) {
+		if (i >= count || hf_next_clause(i, e))
+			break;
 	}
+#else
+	bpf_loop(count, hf_next_clause, e, 0);
+#endif
 	/* An agent that counts a clause which is not there has made a mistake; what was found is right all the same. */
 	if (e->key.index != count - 1)
 		hf_helper_failed(program, HF_HELPER_CLAUSE);
@@ -144,6 +145,21 @@ HF_INLINE int hf_find(struct hf_call *call)
 	return call->entry != NULL;
 }
 
+/* After hf_find found no row for the call: what an allow-list says of calls that it does not name, whatever their number. */
+HF_INLINE int hf_find_others(struct hf_call *call)
+{
+	struct hf_syscall_key key = {};
+
+	/* The same set, abi and task as in hf_find, which leaves no set where there is nothing to ask. */
+	if (!call->e.key.set)
+		return 0;
+	key.set = call->e.key.set;
+	key.abi = call->e.key.abi;
+	key.nr = HF_NR_ANY;
+	call->entry = bpf_map_lookup_elem(&syscalls, &key);
+	return call->entry != NULL;
+}
+
 /* The answers to the call; none where it is too early to speak to this process. */
 HF_INLINE void hf_answer(struct hf_call *call, __u16 program)
 {
@@ -154,40 +170,6 @@ HF_INLINE void hf_answer(struct hf_call *call, __u16 program)
 		call->e.enforced = 0;
 		call->e.audited = 0;
 	}
-}
-
-/* Tells of the current task's call. A thread of io_uring has somebody else's registers: no arguments. */
-__attribute__((noinline)) int hf_tell_call(__u64 who, __u64 what, __u32 abi, __u32 nr)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct hf_counter_key key = hf_key(who, what);
-	struct hf_bucket *bucket = hf_take_token(&key);
-	struct hf_task_event *whole;
-
-	if (!bucket)
-		return 0;
-	whole = hf_reserve(&key, sizeof(*whole));
-	if (!whole)
-		return 0;
-	hf_begin(&whole->event, &key, bucket->suppressed, HF_E_CALL | HF_E_TASK);
-	whole->event.cgroup = bpf_get_current_cgroup_id();
-	whole->event.abi = abi;
-	whole->event.nr = nr;
-	whole->event.program = what >> 32;
-	whole->event.hook = what >> 40;
-	if (!(BPF_CORE_READ(task, flags) & HF_PF_IO_WORKER)) {
-		__u64 argument[HF_ARGUMENTS];
-
-		if (hf_read_arguments(hf_regs(task), abi, argument)) {
-			hf_helper_failed(HF_PROG_SYSCALL, HF_HELPER_PROBE_READ);
-		} else {
-			__builtin_memcpy(whole->event.argument, argument, sizeof(argument));
-			whole->event.flags |= HF_E_ARGUMENTS;
-		}
-	}
-	hf_describe(&whole->task, task);
-	bpf_ringbuf_submit(whole, 0);
-	return 0;
 }
 
 /* What is to be told of a call, once the stack that it was judged on is free again: at most two answers, 0 = none. */
@@ -202,9 +184,9 @@ struct hf_said {
 HF_INLINE void hf_tell(const struct hf_said *said)
 {
 	if (said->what)
-		hf_tell_call(said->who, said->what, said->abi, said->nr);
+		hf_tell_call(said->who, said->what, HF_CALL(said->abi, said->nr), 0, 0);
 	if (said->also)
-		hf_tell_call(said->who, said->also, said->abi, said->nr);
+		hf_tell_call(said->who, said->also, HF_CALL(said->abi, said->nr), 0, 0);
 }
 
 HF_INLINE __u64 hf_count_call(const struct hf_call *call, __u64 answer, __u8 given, __u16 program, __u32 hook)

@@ -9,6 +9,8 @@ pub mod sys;
 pub const LAYOUT: u32 = 1;
 /// `HF_CLASS_NONE`, `_ANY` and `_NODE_FLOW` are `ClassId`'s own constants.
 pub const NO_RULE: u16 = 0xffff;
+/// The first of the eight numbers that only the canary has (`HF_CANARY`), as workload, pod and set.
+pub const CANARY: u32 = 0xffff_fff0;
 
 /// Bits of [`Workload::flags`].
 pub mod workload_flags {
@@ -48,7 +50,7 @@ pub mod verdict_flags {
 pub const ADDRESS_SERVICE: u32 = 1 << 8;
 /// Bit of [`Control::flags`]: some pod here is isolated at ingress.
 pub const CONTROL_NODE_FLOWS: u32 = 1;
-/// Protocols other than TCP and UDP, as verdict keys have them.
+/// Protocols without ports, as verdict keys have them.
 pub const PROTO_OTHER: u8 = 255;
 /// Prefix lengths of a verdict key: to the class, to the protocol; the port's bits follow.
 pub const VERDICT_BITS_CLASS: u32 = 72;
@@ -74,10 +76,56 @@ pub mod compare {
 
 /// Bit of [`Syscall::flags`]: judged at `sys_enter`.
 pub const SYSCALL_AT_ENTRY: u32 = 1;
+/// `HF_NR_ANY`: the number in the key of the row for every call that has no row of its own.
+pub const NR_ANY: u32 = u32::MAX;
 /// Bit of [`Clause::flags`]: of a policy in mode Audit.
 pub const CLAUSE_AUDIT_MODE: u8 = 1;
 /// Bit of [`Clause::flags`]: holds only if the next clause does too, which then decides.
 pub const CLAUSE_AND_NEXT: u8 = 2;
+
+/// Elements of `path_rows` (`HF_PATH_ROWS`).
+pub const PATH_ROWS: u32 = 131_072;
+/// Cells of a row's element.
+pub const ROW_CELLS: usize = 32;
+/// The cells of a state before those of its columns: its outcome, and what can still come.
+pub const CELL_NEXT: usize = 2;
+/// Operations on files.
+pub const OPERATIONS: usize = 8;
+/// Bits of [`Access::flags`].
+pub mod access_flags {
+    /// It speaks of executables.
+    pub const PROCESSES: u32 = 1;
+    /// It speaks of files.
+    pub const FILES: u32 = 2;
+    /// It speaks of capabilities.
+    pub const CAPABILITIES: u32 = 4;
+    /// Some rule on paths refuses: what cannot be told is refused too.
+    pub const REFUSES: u32 = 8;
+}
+/// Values of [`AccessKey::kind`].
+pub mod access_kind {
+    /// `a` = outcome of the executable; answers: in the image, not in it.
+    pub const EXECUTABLE: u32 = 0;
+    /// `a` = outcome of the file, `b` = of the executable; answers by operation.
+    pub const FILE: u32 = 1;
+    /// `a` = reach, `b` = outcome of the executable; one answer.
+    pub const MOVE: u32 = 2;
+    /// `a` = number of the capability; one answer.
+    pub const CAPABILITY: u32 = 3;
+    /// `a` = outcome of an executable that is a dynamic loader.
+    pub const LOADER: u32 = 4;
+}
+/// Values of [`CounterKey::kind`].
+pub mod kind {
+    /// Network rules have the two kinds before this one, by direction.
+    pub const SYSCALL: u8 = 2;
+    /// Executables.
+    pub const PROCESS: u8 = 3;
+    /// Files.
+    pub const FILE: u8 = 4;
+    /// Capabilities.
+    pub const CAPABILITY: u8 = 5;
+}
 
 /// [`CidrKey`] without its length, as aya's trie keys want it.
 #[repr(C)]
@@ -131,6 +179,8 @@ macro_rules! mirrors {
 
 pub mod event;
 
+use event::Bytes;
+
 mirrors! {
     /// An address; IPv4 as `::ffff:a.b.c.d`, in network order.
     Addr = "hf_addr" { /// The bytes.
@@ -143,6 +193,8 @@ mirrors! {
         net_set: u32,
         /// System call policy set; 0 = none.
         sys_set: u32,
+        /// Set of process, file and capability rules; 0 = none.
+        access_set: u32,
         /// One number for all cgroups of a pod.
         pod: u32,
         /// Differs with every change.
@@ -191,7 +243,7 @@ mirrors! {
         class_be: u32,
         /// 0 = ingress, 1 = egress.
         direction: u8,
-        /// 6, 17 or [`PROTO_OTHER`].
+        /// 6, 17, 132 or [`PROTO_OTHER`].
         proto: u8,
         /// Port, big-endian.
         port_be: u16,
@@ -266,6 +318,66 @@ mirrors! {
         /// By argument register; all must hold.
         condition: [Condition; ARGUMENTS],
     }
+    /// A part of a state's row in an automaton.
+    PathRow = "hf_path_row" {
+        /// Outcome and reach, then the next state by column.
+        cell: [u16; ROW_CELLS],
+    }
+    /// An automaton.
+    PathAutomaton = "hf_automaton" {
+        /// Where its rows begin; 0 = none.
+        base: u32,
+        /// Elements of a row.
+        elements: u32,
+        /// Elements of all rows.
+        size: u32,
+        /// By byte: the cell that says which state is next.
+        column: Bytes<256>,
+    }
+    /// An access set.
+    Access = "hf_access" {
+        /// A bit for each that some policy denies.
+        capabilities: u64,
+        /// [`access_flags`].
+        flags: u32,
+        /// Counts what cannot be told.
+        unknown_rule: u16,
+        /// Zero.
+        pad: u16,
+        /// Of executables.
+        executables: PathAutomaton,
+        /// Of files.
+        files: PathAutomaton,
+    }
+    /// What is asked of an access set.
+    AccessKey = "hf_access_key" {
+        /// Set.
+        set: u32,
+        /// See [`access_kind`].
+        a: u16,
+        /// See [`access_kind`].
+        b: u16,
+        /// [`access_kind`].
+        kind: u32,
+    }
+    /// An answer of an access set.
+    AccessAnswer = "hf_access_answer" {
+        /// Rule of the action.
+        rule: u16,
+        /// Rule of the other.
+        would_rule: u16,
+        /// `enum hf_action`, of the Enforce policies.
+        action: u8,
+        /// Of the Audit policies, where stricter still.
+        would_action: u8,
+        /// Zero.
+        pad: [u8; 2],
+    }
+    /// The answers under a key.
+    AccessRow = "hf_access_row" {
+        /// By operation, or as the key's kind says.
+        answer: [AccessAnswer; OPERATIONS],
+    }
     /// What holds for the node.
     Control = "hf_control" {
         /// Moves when addresses or classes change.
@@ -285,7 +397,7 @@ mirrors! {
         set: u32,
         /// Rule in the set.
         rule: u16,
-        /// 0 ingress, 1 egress, 2 system call.
+        /// 0 ingress, 1 egress, else one of [`kind`].
         kind: u8,
         /// What was done: see [`given`].
         given: u8,
@@ -348,12 +460,45 @@ mirrors! {
         /// Zero.
         pad: [u8; 3],
     }
+    /// A socket whose connection is refused by now.
+    Socket = "hf_socket" {
+        /// Tells it from every other socket; 0 = it has none yet.
+        cookie: u64,
+        /// Id of its creator's cgroup.
+        cgroup: u64,
+        /// Its own address as the socket has it: IPv4 of an IPv4 socket in the first word.
+        local: Addr,
+        /// Its peer's.
+        remote: Addr,
+        /// Inode number of its network namespace.
+        netns: u32,
+        /// Index of the device that it is bound to, or 0.
+        device: u32,
+        /// Its own port.
+        local_port: u16,
+        /// Its peer's.
+        remote_port: u16,
+        /// `AF_INET` or `AF_INET6`.
+        family: u8,
+        /// Protocol number.
+        proto: u8,
+        /// Nothing.
+        pad: [u8; 2],
+    }
     /// Which helper of which program failed.
     ErrorKey = "hf_error_key" {
         /// `enum hf_program`.
         program: u16,
         /// `enum hf_helper`.
         helper: u16,
+    }
+}
+
+impl PathAutomaton {
+    /// The elements of its rows.
+    #[must_use]
+    pub fn range(&self) -> std::ops::Range<u32> {
+        if self.base == 0 { 0..0 } else { self.base..self.base.saturating_add(self.size) }
     }
 }
 
@@ -400,6 +545,16 @@ impl CgroupEvent {
         let path = bytes.get(24..24 + len.saturating_sub(1))?;
         let path = (len > 0).then(|| String::from_utf8_lossy(path).into_owned());
         Some(Self { id, kind, path })
+    }
+}
+
+impl Socket {
+    /// Reads rows that stand one after the other; what is left at the end is none.
+    #[must_use]
+    pub fn read_all(bytes: &[u8]) -> Vec<Self> {
+        let rows = bytes.as_chunks::<{ size_of::<Self>() }>().0;
+        // SAFETY: integers only, of just that many bytes, which need no alignment to be read so.
+        rows.iter().map(|row| unsafe { std::ptr::read_unaligned(row.as_ptr().cast::<Self>()) }).collect()
     }
 }
 
@@ -467,7 +622,7 @@ mod tests {
     #[test]
     fn every_mirror_has_the_layout_of_the_kernel_programs() {
         let mut known = HashMap::new();
-        for object in ["net.o", "cgroup.o", "process.o", "syscall.o"] {
+        for object in ["net.o", "cgroup.o", "process.o", "syscall.o", "sock.o"] {
             known.extend(structures(object));
         }
         for (name, size, fields) in layouts().into_iter().chain(event::layouts()) {

@@ -17,15 +17,18 @@ use crate::abi;
 use crate::cgroups;
 use crate::facts::{Facts, Pod};
 use crate::hooks::{HookError, Hooks};
-use crate::lower::{self, Lowered, Meaning, Numbers};
+use crate::loader::{self, Places};
+use crate::lower::{self, LowerError, Lowered, Meaning, Numbers};
 use crate::maps::{MapError, Maps, Table};
 use crate::mechanisms::Mechanisms;
+use crate::proof::canary;
 use crate::tables::Tables;
 use crate::workloads::{self, Cgroup, Placement};
 
 mod blame;
 pub mod counts;
 pub mod report;
+mod verify;
 mod write;
 
 use blame::Misfit;
@@ -76,8 +79,14 @@ pub struct Engine {
     pods: Arc<Vec<Pod>>,
     /// Cgroups that were there at the last change.
     seen: HashSet<u64>,
+    /// Workloads, by place, whose root is no overlayfs, as of the last report.
+    other_roots: HashSet<usize>,
     /// Cgroups that a whole-host workload leaves alone, beside those of the node's own services.
     spared: Vec<String>,
+    /// Where the canary sits.
+    canary: Option<canary::Cgroups>,
+    /// The control element, as last written.
+    control: Option<abi::Control>,
 }
 
 impl Engine {
@@ -88,7 +97,7 @@ impl Engine {
     /// When the maps cannot be read.
     pub fn adopt(maps: Maps, hooks: Hooks, host_netns: u32) -> Result<Self, EngineError> {
         let current = maps.read()?;
-        let numbers = Numbers::above(&current, maps.control()?.highest);
+        let numbers = Numbers::above(&canary::without(&current), maps.control()?.highest);
         let mut engine = Self {
             maps,
             hooks,
@@ -103,7 +112,10 @@ impl Engine {
             stale: false,
             pods: Arc::default(),
             seen: HashSet::new(),
+            other_roots: HashSet::new(),
             spared: own_cgroup().into_iter().collect(),
+            canary: None,
+            control: None,
         };
         let control = engine.maps.control()?;
         engine.maps.set_control(abi::Control { host_netns, ..control })?;
@@ -126,6 +138,30 @@ impl Engine {
     #[must_use]
     pub fn tables(&self) -> &Tables {
         &self.current
+    }
+
+    /// From the next change on the maps hold the canary in these cgroups, or none.
+    pub fn enroll(&mut self, cgroups: Option<canary::Cgroups>) {
+        self.canary = cgroups;
+    }
+
+    /// The names of all links that this agent made.
+    #[must_use]
+    pub fn attached(&self) -> Vec<String> {
+        loader::links().map(str::to_owned).chain(self.hooks.attached()).collect()
+    }
+
+    /// Attaches one of them again, in place of a link that is broken.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be, for people.
+    pub fn attach_again(&mut self, name: &str, places: &Places) -> Result<(), String> {
+        match self.hooks.attach_again(name) {
+            Ok(true) => Ok(()),
+            Ok(false) => loader::attach_again(name, places).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// What the kernel's numbers mean.
@@ -188,6 +224,7 @@ impl Engine {
         self.placements = Arc::new(placements);
         self.in_force = policies.into_iter().map(|policy| (policy.id.clone(), policy)).collect();
         let selected = self.compiled.assignments.iter().filter(|a| !a.policies.is_empty()).count();
+        let other_roots = self.other_roots()?;
         let policies = report::policies(&report::Input {
             wanted: &facts.policies,
             in_force: &self.in_force,
@@ -195,8 +232,31 @@ impl Engine {
             compiled: &self.compiled,
             placements: &self.placements,
             mechanisms: self.hooks.mechanisms(),
+            other_roots: &other_roots,
         });
+        self.other_roots = other_roots;
         Ok(Applied { changed, policies, workloads: self.placements.len(), selected })
+    }
+
+    /// Places of the workloads whose root is no overlayfs, as far as the kernel has met them; forgets those that are gone.
+    fn other_roots(&mut self) -> Result<HashSet<usize>, EngineError> {
+        let mut found = HashSet::new();
+        for index in self.maps.other_roots.read()?.into_keys() {
+            match self.meaning.workloads.get(&index) {
+                Some(position) => drop(found.insert(*position)),
+                None => self.maps.other_roots.remove(&index)?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the kernel met a workload whose root is no overlayfs since the last report.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn met_other_roots(&mut self) -> Result<bool, EngineError> {
+        Ok(self.other_roots()? != self.other_roots)
     }
 
     /// A pod that the source no longer has, by force or because it finished, is a workload as long as its cgroup is there:
@@ -254,6 +314,11 @@ impl Engine {
                 CompileError::TooManyPeers { policy, .. } | CompileError::TooManyRows { policy, .. } => {
                     (policy, Vec::new())
                 }
+                CompileError::PathsTooIntricate { policies, .. }
+                | CompileError::TooManyPathRows { policies, .. } => {
+                    let first = policies.first().cloned().unwrap_or_else(|| PolicyId::cluster(""));
+                    (first, policies)
+                }
                 CompileError::DuplicatePolicy { policy } => (policy.clone(), vec![policy]),
                 CompileError::TooManyClasses => (PolicyId::cluster(""), Vec::new()),
             };
@@ -266,11 +331,24 @@ impl Engine {
             local,
             mechanisms: self.hooks.mechanisms(),
         };
-        let lowered = lower::lower(input, &mut self.numbers, &self.current).map_err(|error| {
+        let mut lowered = lower::lower(input, &mut self.numbers, &self.current).map_err(|error| {
             let message = error.to_string();
-            let lower::LowerError::TooManyClauses { policy, concerned, .. } = error;
-            Misfit { named: policy, concerned, message }
+            let (named, concerned) = match error {
+                LowerError::TooManyClauses { policy, concerned, .. } => (policy, concerned),
+                LowerError::NoRoomForPaths { concerned } => {
+                    // Whoever is new gives way, whose ever the set is.
+                    let new = newcomers(policies, &self.in_force);
+                    let named = concerned.last().cloned().unwrap_or_else(|| PolicyId::cluster(""));
+                    let with_paths: Vec<_> =
+                        new.into_iter().flatten().filter(|id| has_paths(policies, id)).collect();
+                    (named, if with_paths.is_empty() { concerned } else { with_paths })
+                }
+            };
+            Misfit { named, concerned, message }
         })?;
+        if let Some(cgroups) = self.canary {
+            canary::enroll(cgroups, &mut lowered, self.hooks.mechanisms());
+        }
         Ok((compiled, lowered))
     }
 
@@ -290,40 +368,22 @@ impl Engine {
         };
         let changed =
             write::write(&mut self.maps, &mut self.current, &mut self.hooks, &mut self.stale, &change)?;
+        self.control = Some(self.maps.control()?);
         if complete {
             self.seen = live;
         }
         Ok(changed)
     }
 
-    /// Compares all maps with what they should hold and writes what differs. Returns the number of rows that were wrong.
+    /// Compares all maps with what they should hold and writes what differs. Returns the maps of which rows were wrong,
+    /// and how many.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn verify(&mut self) -> Result<usize, EngineError> {
-        let real = self.maps.read()?;
-        let maps = &mut self.maps;
-        let want = &self.current;
-        let mut wrong = 0;
-        wrong += write::repair(&mut maps.verdicts, &real.verdicts, &want.verdicts)?;
-        wrong += write::repair(&mut maps.clauses, &real.clauses, &want.clauses)?;
-        wrong += write::repair(&mut maps.syscalls, &real.syscalls, &want.syscalls)?;
-        wrong += write::repair(&mut maps.classes, &real.classes, &want.classes)?;
-        wrong += write::repair(&mut maps.cidrs, &real.cidrs, &want.cidrs)?;
-        wrong += write::repair(&mut maps.addresses, &real.addresses, &want.addresses)?;
-        wrong += write::repair(&mut maps.workloads, &real.workloads, &want.workloads)?;
-        // Of cgroups the kernel removes rows itself, and adds those of children: only what is there and wrong counts.
-        let wrong_index =
-            |(id, index): &(&u64, &u32)| real.cgroups.get(id).is_some_and(|real| real != *index);
-        let rows: Vec<_> = want.cgroups.iter().filter(wrong_index).map(|(id, index)| (*id, *index)).collect();
-        for (id, index) in &rows {
-            maps.cgroups.write(id, index)?;
-        }
-        wrong += rows.len();
-        if wrong > 0 {
-            self.stale = true;
-        }
+    pub fn verify(&mut self) -> Result<Vec<(&'static str, usize)>, EngineError> {
+        let wrong = verify::verify(&mut self.maps, &mut self.current, &self.seen, self.control)?;
+        self.stale |= !wrong.is_empty();
         Ok(wrong)
     }
 
@@ -380,6 +440,12 @@ const ABIS: &[holdfast_policy::syscalls::Abi] = if cfg!(target_arch = "x86_64") 
 } else {
     &[holdfast_policy::syscalls::Abi::Aarch64]
 };
+
+/// Whether a policy has rules on paths.
+fn has_paths(policies: &[Policy], id: &PolicyId) -> bool {
+    let found = policies.iter().find(|policy| policy.id == *id);
+    found.is_some_and(|policy| policy.processes.is_some() || policy.files.is_some())
+}
 
 /// The policies that are not in force as they are now; `None` where there are none.
 fn newcomers(policies: &[Policy], in_force: &HashMap<PolicyId, Policy>) -> Option<Vec<PolicyId>> {

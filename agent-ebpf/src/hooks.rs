@@ -12,10 +12,10 @@ mod targets;
 mod tests;
 mod trial;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Btf;
@@ -24,6 +24,7 @@ use holdfast_policy::syscalls::hooks::Hook;
 use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
 use crate::loader::{self, LoadError, Places, objects};
 use crate::mechanisms::{Mechanism, Mechanisms, State};
+use crate::sockets;
 use object::{Object, Programs};
 use targets::Targets;
 use trial::Trial;
@@ -145,6 +146,9 @@ pub struct Hooks {
     programs: Source,
     /// What this agent attached.
     attached: BTreeSet<Place>,
+    /// What this agent loaded once: the verifier takes longer over a program than all else that a policy asks for, and
+    /// policies come and go. A program that is loaded and not attached costs nobody time.
+    loaded: BTreeMap<Place, OwnedFd>,
     pins: PathBuf,
     links: PathBuf,
 }
@@ -160,18 +164,22 @@ impl Hooks {
     pub fn probe(places: &Places, btf: &Btf) -> Result<Self, HookError> {
         loader::mount_bpffs(&places.bpffs).map_err(|source| HookError::BpfFs(Box::new(source)))?;
         let targets = Targets::of_this_kernel()?;
-        let object = Object::read(objects::SYSCALL, btf)?;
-        let mut trial = Trial::prepare(places, objects::SYSCALL, &object, btf)?;
+        let bytes = if targets.has_loop { objects::SYSCALL } else { objects::SYSCALL_OLD };
+        let object = Object::read(bytes, btf)?;
+        let mut trial = Trial::prepare(places, bytes, &object, btf)?;
         let lsm = trial.hook(ProgramKind::Lsm, targets.lsm.get(&Hook::TaskSetnice).copied());
         let fmod_ret =
             trial.hook(ProgramKind::ModifyReturn, targets.functions.get(&Hook::TaskSetnice).copied());
         let sys_enter = trial.sys_enter(targets.sys_enter);
         drop(trial);
+        let mut found = mechanisms(&targets, lsm, fmod_ret, sys_enter);
+        found.states.insert(sockets::MECHANISM, sockets::probe(places, btf));
         Ok(Self {
-            mechanisms: mechanisms(&targets, lsm, fmod_ret, sys_enter),
+            mechanisms: found,
             targets,
             programs: Source::Unlinked(Box::new(object)),
             attached: BTreeSet::new(),
+            loaded: BTreeMap::new(),
             pins: places.pins(),
             links: places.links(),
         })
@@ -237,20 +245,48 @@ impl Hooks {
         Ok(())
     }
 
+    /// The names of what this agent attached.
+    pub fn attached(&self) -> impl Iterator<Item = String> {
+        self.attached.iter().map(|place| place.name())
+    }
+
+    /// Attaches one of them again, in place of a link that is broken. `false`: there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach_again(&mut self, name: &str) -> Result<bool, HookError> {
+        let place = self.attached.iter().copied().find(|place| place.name() == name);
+        place.map_or(Ok(false), |place| self.attach(place).map(|()| true))
+    }
+
     fn attach(&mut self, place: Place) -> Result<(), HookError> {
         let name = place.name();
-        let (kind, target) = self.kind(place).ok_or_else(|| HookError::NotThere(name.clone()))?;
-        let programs = self.programs.linked(&self.pins)?;
-        let loaded = programs
-            .load(&name, kind, target)
-            .map_err(|source| HookError::Load { program: name.clone(), source })?;
-        let link = bpf::attach(loaded.as_fd())
-            .map_err(|source| HookError::Attach { program: name.clone(), source })?;
+        let link = self.link(place)?;
         let (path, new) = (self.links.join(&name), self.links.join(format!("{name}-new")));
         remove(&new)?;
         bpf::pin(link.as_fd(), &new).map_err(|source| HookError::Io { path: new.clone(), source })?;
         // Lets go of the earlier agent's link, now that ours is there.
         fs::rename(&new, &path).map_err(|source| HookError::Io { path, source })
+    }
+
+    /// A new link of the program of a place.
+    fn link(&mut self, place: Place) -> Result<OwnedFd, HookError> {
+        let name = place.name();
+        // Kernels before 5.13 attach an LSM or `fmod_ret` program only once, so that a refusal here says nothing.
+        if let Some(link) = self.loaded.get(&place).and_then(|loaded| bpf::attach(loaded.as_fd()).ok()) {
+            return Ok(link);
+        }
+        let (kind, target) = self.kind(place).ok_or_else(|| HookError::NotThere(name.clone()))?;
+        let loaded = self
+            .programs
+            .linked(&self.pins)?
+            .load(&name, kind, target)
+            .map_err(|source| HookError::Load { program: name.clone(), source })?;
+        let link =
+            bpf::attach(loaded.as_fd()).map_err(|source| HookError::Attach { program: name, source })?;
+        self.loaded.insert(place, loaded);
+        Ok(link)
     }
 
     fn kind(&self, place: Place) -> Option<(ProgramKind, u32)> {

@@ -23,8 +23,14 @@ pub mod objects {
     pub static CGROUP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroup.o"));
     /// Which processes are inside their workload.
     pub static PROCESS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/process.o"));
+    /// Which connections are refused by now: loaded by [`crate::sockets`] where sockets can be destroyed.
+    pub static SOCK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sock.o"));
+    /// The same for kernels before 5.12, where an iterator cannot give a socket a cookie.
+    pub static SOCK_OLD: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sock-old.o"));
     /// System calls: attached by [`crate::hooks`] where a workload needs them.
     pub static SYSCALL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syscall.o"));
+    /// The same with the same maps, for kernels without `bpf_loop`.
+    pub static SYSCALL_OLD: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syscall-old.o"));
 }
 
 /// Why the kernel side cannot be brought up.
@@ -143,7 +149,7 @@ pub struct Kernel {
     pub audits: RingBuf<MapData>,
     /// What is known of those that have no record.
     pub event_maps: EventMaps,
-    /// Types of the running kernel.
+    /// Types of the running kernel: megabytes, of no use once everything is loaded.
     pub btf: Btf,
 }
 
@@ -237,6 +243,45 @@ fn open(path: &Path) -> Result<fs::File, LoadError> {
     fs::File::open(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
 }
 
+/// Attaches one program again that every node has, in place of a link that is broken. The maps have to be pinned.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn attach_again(name: &str, places: &Places) -> Result<(), LoadError> {
+    let done = attach_again_with(name, places, &Btf::from_sys_fs().map_err(LoadError::Btf)?);
+    abi::sys::trim_memory();
+    done
+}
+
+fn attach_again_with(name: &str, places: &Places, btf: &Btf) -> Result<(), LoadError> {
+    for (object, bytes, programs) in
+        [("cgroup", objects::CGROUP, &TREE[..]), ("process", objects::PROCESS, &PROCESSES)]
+    {
+        if let Some((program, tracepoint)) = programs.iter().find(|(program, _)| *program == name) {
+            let mut loaded = load_object(object, bytes, places, btf)?;
+            return attach_tracepoint(&mut loaded, object, program, tracepoint, places, btf);
+        }
+    }
+    if let Some(program) = PACKETS.iter().find(|program| **program == name) {
+        let cgroup = open(&places.cgroup_root)?;
+        return attach_cgroup(&mut load_object("net", objects::NET, places, btf)?, program, &cgroup, places);
+    }
+    Ok(())
+}
+
+/// The names of the links that every node has.
+pub fn links() -> impl Iterator<Item = &'static str> {
+    TREE.iter().chain(&PROCESSES).map(|(program, _)| *program).chain(PACKETS)
+}
+
+/// Whether a BPF file system is mounted there.
+#[must_use]
+pub fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path)
+        .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t & 0xffff_ffff == BPF_FS_MAGIC))
+}
+
 /// bpffs has its own magic number (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -247,15 +292,42 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// When mounting one fails.
 pub(crate) fn mount_bpffs(path: &Path) -> Result<(), LoadError> {
     let fail = |source: rustix::io::Errno| LoadError::BpfFs { path: path.to_owned(), source: source.into() };
-    let is_bpffs = |path: &Path| {
-        rustix::fs::statfs(path)
-            .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t & 0xffff_ffff == BPF_FS_MAGIC))
-    };
     if is_bpffs(path) {
         return Ok(());
     }
     fs::create_dir_all(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
     rustix::mount::mount("bpf", path, "bpf", rustix::mount::MountFlags::empty(), None).map_err(fail)
+}
+
+/// Loads the program that lists refused connections, and links it to the pinned maps. Returns the program's descriptor
+/// and the map's that it walks, within what keeps them open.
+///
+/// # Errors
+///
+/// As [`load`].
+pub(crate) fn iterator(places: &Places, btf: &Btf) -> Result<(Ebpf, MapData), LoadError> {
+    let object = match iterator_of(objects::SOCK, places, btf) {
+        // A kernel that refuses the one and takes the other lacks the helper that is the difference. Where it takes
+        // neither, the one that has it tells why.
+        Err(error @ LoadError::Program { .. }) => {
+            iterator_of(objects::SOCK_OLD, places, btf).or(Err(error))?
+        }
+        loaded => loaded?,
+    };
+    let path = places.pins().join("tcp_flows");
+    let flows = MapData::from_pin(&path)
+        .map_err(|source| MapError::Open { path: path.display().to_string(), source })?;
+    Ok((object, flows))
+}
+
+fn iterator_of(bytes: &[u8], places: &Places, btf: &Btf) -> Result<Ebpf, LoadError> {
+    const NAME: &str = "hf_refused_sockets";
+    let mut object = load_object("sock", bytes, places, btf)?;
+    let Program::Iter(program) = program(&mut object, NAME, "sock")? else {
+        return Err(LoadError::Missing { object: "sock", program: NAME });
+    };
+    program.load("bpf_sk_storage_map", btf).map_err(|source| LoadError::Program { program: NAME, source })?;
+    Ok(object)
 }
 
 fn load_object(name: &'static str, bytes: &[u8], places: &Places, btf: &Btf) -> Result<Ebpf, LoadError> {
@@ -362,9 +434,8 @@ pub fn pin_link(link: FdLink, name: &str, places: &Places) -> Result<(), LoadErr
 /// Names of links whose pins are not there any more.
 #[must_use]
 pub fn missing_links(places: &Places) -> Vec<&'static str> {
-    let links = places.links();
-    let tracepoints = TREE.iter().chain(&PROCESSES).map(|(program, _)| *program);
-    tracepoints.chain(PACKETS).filter(|name| !links.join(name).exists()).collect()
+    let pins = places.links();
+    links().filter(|name| !pins.join(name).exists()).collect()
 }
 
 /// Removes all pins of every layout version: everything is detached and forgotten. Returns how many there were.

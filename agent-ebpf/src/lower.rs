@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use holdfast_policy::compile::{
-    Cell, Compiled, DirectionHeader, NetSet, NetSetKey, Scope, SysSet, SysSetKey, Universe, VerdictKey,
+    AccessSet, AccessSetKey, Cell, Compiled, DirectionHeader, NetSet, NetSetKey, Scope, SysSet, SysSetKey,
+    Universe, VerdictKey,
 };
-use holdfast_policy::model::{Direction, NetScope, PolicyId, Protocol, World};
+use holdfast_policy::model::{Direction, NetScope, PolicyId, World};
 use holdfast_policy::syscalls::hooks::Hook;
 
 use crate::abi::{self, verdict_flags, workload_flags};
@@ -16,6 +17,7 @@ use crate::mechanisms::Mechanisms;
 use crate::tables::Tables;
 use crate::workloads::Placement;
 
+pub mod access;
 pub mod syscalls;
 
 /// Why a state cannot be written.
@@ -37,6 +39,16 @@ pub enum LowerError {
         /// How many clauses there are.
         count: usize,
     },
+    /// The automata of paths do not fit beside those of the other sets.
+    #[error(
+        "there is no room for the paths of {}: the paths of all workloads of the node take at most {max} rows",
+        concerned.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        max = abi::PATH_ROWS
+    )]
+    NoRoomForPaths {
+        /// All policies of the set.
+        concerned: Vec<PolicyId>,
+    },
 }
 
 /// Numbers given out so far.
@@ -51,6 +63,9 @@ pub struct Numbers {
     universe: Option<Arc<Universe>>,
     net_sets: HashMap<NetSetKey, u32>,
     sys_sets: HashMap<SysSetKey, u32>,
+    access_sets: HashMap<AccessSetKey, u32>,
+    /// Where room for rows of automata was last found.
+    next_path_row: u32,
     services: HashMap<IpAddr, u32>,
     workloads: HashMap<String, u32>,
     pods: HashMap<String, u32>,
@@ -61,9 +76,11 @@ impl Numbers {
     /// apart, until it is replaced.
     #[must_use]
     pub fn above(tables: &Tables, highest: u32) -> Self {
-        let set = tables.workloads.values().flat_map(|w| [w.net_set, w.sys_set]).max().unwrap_or(0);
+        let set =
+            tables.workloads.values().flat_map(|w| [w.net_set, w.sys_set, w.access_set]).max().unwrap_or(0);
         let set = set.max(tables.verdicts.keys().map(|k| u32::from_be(k.set_be)).max().unwrap_or(0));
         let set = set.max(tables.syscalls.keys().map(|k| k.set).max().unwrap_or(0));
+        let set = set.max(tables.access_sets.keys().copied().max().unwrap_or(0));
         let view = tables.workloads.values().map(|w| w.view).max().unwrap_or(0);
         let view = view.max(tables.classes.keys().map(|k| k.view).max().unwrap_or(0));
         let view = view.max(tables.cidrs.keys().map(|k| u32::from_be(k.space_be) >> 1).max().unwrap_or(0));
@@ -129,6 +146,8 @@ pub struct Meaning {
     pub net_sets: BTreeMap<u32, Arc<NetSet>>,
     /// System call sets by number.
     pub sys_sets: BTreeMap<u32, Arc<SysSet>>,
+    /// Sets of process, file and capability rules by number.
+    pub access_sets: BTreeMap<u32, Arc<AccessSet>>,
     /// Workload index -> its placement, by position.
     pub workloads: BTreeMap<u32, usize>,
 }
@@ -187,10 +206,21 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         out.meaning.sys_sets.insert(number, Arc::clone(set));
         sys.push(number);
     }
+    let mut space = access::Space::of(before, numbers.next_path_row);
+    let mut access = Vec::with_capacity(input.compiled.access_sets.len());
+    for set in &input.compiled.access_sets {
+        let number = number_of(&mut numbers.access_sets, &set.key, &mut numbers.next_set);
+        access::lower_set(set, number, input.mechanisms, &mut space, &mut out)?;
+        out.meaning.access_sets.insert(number, Arc::clone(set));
+        access.push(number);
+    }
+    numbers.next_path_row = space.next();
     let live: Vec<u32> = out.meaning.net_sets.keys().copied().collect();
     numbers.net_sets.retain(|_, number| live.binary_search(number).is_ok());
     let live: Vec<u32> = out.meaning.sys_sets.keys().copied().collect();
     numbers.sys_sets.retain(|_, number| live.binary_search(number).is_ok());
+    let live: Vec<u32> = out.meaning.access_sets.keys().copied().collect();
+    numbers.access_sets.retain(|_, number| live.binary_search(number).is_ok());
     for (position, placement) in input.placements.iter().enumerate() {
         let assignment = &input.compiled.assignments[position];
         let set = assignment.net_set.map(|i| (net[i], &input.compiled.net_sets[i]));
@@ -201,6 +231,7 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         }
         row.pod = numbers.pod(&placement.workload.uid);
         row.sys_set = assignment.sys_set.map_or(0, |i| sys[i]);
+        row.access_set = assignment.access_set.map_or(0, |i| access[i]);
         if is_isolated(row.flags) && input.mechanisms.hooks.contains_key(&Hook::SocketCreate) {
             out.hooks |= Mechanisms::bit(Hook::SocketCreate);
         }
@@ -322,11 +353,7 @@ pub fn verdict_key(set: u32, key: VerdictKey) -> abi::VerdictKey {
     let (prefixlen, proto, port) = match key.scope {
         Scope::All => (abi::VERDICT_BITS_CLASS, 0, 0),
         Scope::Ports { protocol, prefix } => {
-            let proto = match protocol {
-                Protocol::Tcp => 6,
-                Protocol::Udp => 17,
-            };
-            (abi::VERDICT_BITS_PROTO + u32::from(prefix.len), proto, prefix.port)
+            (abi::VERDICT_BITS_PROTO + u32::from(prefix.len), protocol.number(), prefix.port)
         }
     };
     abi::VerdictKey {

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_agent::events::file::Destination;
 use holdfast_agent::run::{self, Settings};
 use holdfast_agent::source::SourceKind;
-use holdfast_agent::{break_glass, check, explain, loader, probe, status};
+use holdfast_agent::{abi, break_glass, check, explain, loader, probe, proof, status};
 use holdfast_crds::command_line;
 
 #[derive(Parser)]
@@ -64,6 +64,12 @@ enum Command {
         /// Where the agent keeps its state
         #[arg(long, env = "HOLDFAST_STATE_DIR", default_value = "/var/lib/holdfast")]
         state_dir: PathBuf,
+    },
+    /// Try what has to be refused: run by the agent itself, in a cgroup of its own
+    #[command(hide = true)]
+    Canary {
+        /// What to try
+        attempts: Vec<String>,
     },
     /// Detach everything from this node's kernel and forget it
     Uninstall {
@@ -198,37 +204,39 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Probe { output, kernel } => {
             let report = probe::probe(&run::places(&kernel.bpffs)?)?;
             if output.output == Format::Json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
+                command_line::print(serde_json::to_string_pretty(&report)? + "\n");
             } else {
-                print!("{report}");
+                command_line::print(report);
             }
         }
         Command::Status { output, kernel, state_dir } => {
             let status = status::read(&run::places(&kernel.bpffs)?, &state_dir)
                 .context("nothing is in force here, or it cannot be read")?;
             if output.output == Format::Json {
-                println!("{}", serde_json::to_string_pretty(&status)?);
+                command_line::print(serde_json::to_string_pretty(&status)? + "\n");
             } else {
-                print!("{status}");
+                command_line::print(status);
             }
         }
         Command::Check(args) => return Ok(check::main(&args)),
         Command::Explain(args) => return Ok(explain::main(&args)),
         Command::BreakGlass { duration, reason, end: _, kernel, state_dir } => {
             let places = run::places(&kernel.bpffs)?;
-            match duration {
-                Some(duration) => {
-                    println!("{}", break_glass::begin(&places, &state_dir, duration, reason)?.message());
-                }
+            let said = match duration {
+                Some(duration) => break_glass::begin(&places, &state_dir, duration, reason)?.message(),
                 None if break_glass::end(&places, &state_dir)? => {
-                    println!("break-glass is over: this node refuses again what its policies say");
+                    "break-glass is over: this node refuses again what its policies say".to_owned()
                 }
-                None => println!("there is no break-glass on this node"),
-            }
+                None => "there is no break-glass on this node".to_owned(),
+            };
+            command_line::print(said + "\n");
         }
+        Command::Canary { attempts } => proof::canary::act::run(&attempts)?,
         Command::Uninstall { kernel } => {
             let count = loader::uninstall(&run::places(&kernel.bpffs)?)?;
-            println!("{count} pins removed; nothing of Holdfast's is in this kernel any more");
+            command_line::print(format_args!(
+                "{count} pins removed; nothing of Holdfast's is in this kernel any more\n"
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -269,6 +277,7 @@ fn run_agent(args: RunArgs) -> Result<()> {
             },
         }),
     };
+    abi::sys::spare_memory();
     tokio::runtime::Builder::new_multi_thread()
         // Two threads are enough for a loop that waits, and keep the memory small on large nodes.
         .worker_threads(2)

@@ -229,6 +229,51 @@ impl<K: PrefixKey, V: Pod> Table<K, V> for Trie<K, V> {
     }
 }
 
+/// The rows of automata: an array, of which only the elements mean something that some set uses.
+pub struct Rows {
+    meta: Meta,
+    map: Array<MapData, abi::PathRow>,
+}
+
+impl Rows {
+    /// Reads these elements; what lies beyond the end is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn read_these(
+        &self,
+        elements: impl Iterator<Item = u32>,
+    ) -> Result<HashMap<u32, abi::PathRow>, MapError> {
+        let inside = elements.filter(|element| *element < self.meta.capacity);
+        inside
+            .map(|element| Ok((element, self.map.get(&element, 0).map_err(|e| self.meta.failed(e))?)))
+            .collect()
+    }
+}
+
+impl Table<u32, abi::PathRow> for Rows {
+    fn name(&self) -> &'static str {
+        self.meta.name
+    }
+    fn capacity(&self) -> u32 {
+        self.meta.capacity
+    }
+    fn write(&mut self, key: &u32, value: &abi::PathRow) -> Result<(), MapError> {
+        self.map.set(*key, value, 0).map_err(|e| self.meta.failed(e))
+    }
+    /// Nothing points to it any more: it stays as it is until it is used again.
+    fn remove(&mut self, _: &u32) -> Result<(), MapError> {
+        Ok(())
+    }
+    fn get(&self, key: &u32) -> Result<Option<abi::PathRow>, MapError> {
+        self.map.get(key, 0).map(Some).map_err(|e| self.meta.failed(e))
+    }
+    fn read(&self) -> Result<HashMap<u32, abi::PathRow>, MapError> {
+        self.read_these(0..self.meta.capacity)
+    }
+}
+
 /// All maps that the agent reads and writes.
 pub struct Maps {
     /// `addresses`
@@ -243,6 +288,14 @@ pub struct Maps {
     pub syscalls: Hash<abi::SyscallKey, abi::Syscall>,
     /// `clauses`
     pub clauses: Hash<abi::ClauseKey, abi::Clause>,
+    /// `path_rows`
+    pub path_rows: Rows,
+    /// `access_rows`
+    pub access_rows: Hash<abi::AccessKey, abi::AccessRow>,
+    /// `access_sets`
+    pub access_sets: Hash<u32, abi::Access>,
+    /// `other_roots`: workloads of which the kernel found that their root is no overlayfs. Written by it alone.
+    pub other_roots: Hash<u32, u32>,
     /// `workloads`
     pub workloads: Hash<u32, abi::Workload>,
     /// `cgroups`
@@ -268,6 +321,10 @@ impl Maps {
             verdicts: trie(dir, "verdicts")?,
             syscalls: hash(dir, "syscalls")?,
             clauses: hash(dir, "clauses")?,
+            path_rows: rows(dir, "path_rows")?,
+            access_rows: hash(dir, "access_rows")?,
+            access_sets: hash(dir, "access_sets")?,
+            other_roots: hash(dir, "other_roots")?,
             workloads: hash(dir, "workloads")?,
             cgroups: hash(dir, "cgroups")?,
             control: typed(dir, "control", 4, size_of::<abi::Control>(), Map::Array)?.0,
@@ -277,12 +334,18 @@ impl Maps {
         })
     }
 
-    /// Reads back everything.
+    /// Reads back everything. Of the rows of automata those that some set uses.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn read(&self) -> Result<Tables, MapError> {
+        let access_sets = self.access_sets.read()?;
+        let used = access_sets
+            .values()
+            .flat_map(|set| [&set.executables, &set.files])
+            .map(abi::PathAutomaton::range);
+        let path_rows = self.path_rows.read_these(used.flatten())?;
         Ok(Tables {
             addresses: self.addresses.read()?,
             classes: self.classes.read()?,
@@ -290,6 +353,9 @@ impl Maps {
             verdicts: self.verdicts.read()?,
             syscalls: self.syscalls.read()?,
             clauses: self.clauses.read()?,
+            path_rows,
+            access_rows: self.access_rows.read()?,
+            access_sets,
             workloads: self.workloads.read()?,
             cgroups: self.cgroups.read()?,
         })
@@ -340,6 +406,19 @@ impl Maps {
         sum("counters", &self.counters)
     }
 
+    /// One counter, summed over processors.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn counter(&self, key: &abi::CounterKey) -> Result<u64, MapError> {
+        match self.counters.get(key, 0) {
+            Ok(cpus) => Ok(cpus.iter().sum()),
+            Err(AyaError::KeyNotFound) => Ok(0),
+            Err(source) => Err(MapError::Kernel { map: "counters", source }),
+        }
+    }
+
     /// Forgets the counters of a set that is gone.
     ///
     /// # Errors
@@ -369,6 +448,9 @@ impl Maps {
             ("verdicts", self.verdicts.capacity()),
             ("syscalls", self.syscalls.capacity()),
             ("clauses", self.clauses.capacity()),
+            ("path_rows", self.path_rows.capacity()),
+            ("access_rows", self.access_rows.capacity()),
+            ("access_sets", self.access_sets.capacity()),
             ("workloads", self.workloads.capacity()),
             ("cgroups", self.cgroups.capacity()),
         ]
@@ -409,6 +491,11 @@ fn typed<T: TryFrom<Map, Error = AyaError>>(
 fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<Hash<K, V>, MapError> {
     let (map, meta) = typed(dir, name, size_of::<K>(), size_of::<V>(), Map::HashMap)?;
     Ok(Hash { meta, map })
+}
+
+fn rows(dir: &Path, name: &'static str) -> Result<Rows, MapError> {
+    let (map, meta) = typed(dir, name, 4, size_of::<abi::PathRow>(), Map::Array)?;
+    Ok(Rows { meta, map })
 }
 
 fn trie<K: PrefixKey, V: Pod>(dir: &Path, name: &'static str) -> Result<Trie<K, V>, MapError> {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_crds::usage::{self, Usage};
+use k8s_openapi::jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::abi;
@@ -15,6 +16,7 @@ use crate::break_glass::Broken;
 use crate::engine::counts::Subject;
 use crate::engine::report::PolicyReport;
 use crate::mechanisms::{Mechanisms, State};
+use crate::proof::{self, Proof};
 
 pub mod series;
 
@@ -42,6 +44,8 @@ pub struct Metrics {
     source_errors: IntGaugeVec,
     events: IntCounterVec,
     events_lost: IntCounterVec,
+    sockets_destroyed: IntCounter,
+    last_proof: IntGauge,
     process: Vec<Process>,
 }
 
@@ -58,7 +62,7 @@ enum Process {
 pub struct MetricsError(#[from] prometheus::Error);
 
 /// The kinds of [`Metrics::probe_failed`].
-const PROBES: [&str; 4] = ["apply", "link", "map", "read"];
+const PROBES: [&str; 6] = ["apply", "canary", "link", "map", "pin", "read"];
 
 const DENIAL_LABELS: [&str; 5] = ["namespace", "workload", "policy", "rule_kind", "given"];
 
@@ -77,6 +81,22 @@ fn register_build(registry: &Registry) -> Result<(), prometheus::Error> {
     )?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), "agent"]).set(1.0);
     register(registry, build).map(drop)
+}
+
+fn register_sockets(registry: &Registry) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(
+        "holdfast_sockets_destroyed_total",
+        "Connections that a change of policies revoked and whose socket was destroyed, so that its owner saw an error.",
+    )?;
+    register(registry, counter)
+}
+
+fn register_proof(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(
+        "holdfast_last_proof_timestamp_seconds",
+        "When all that is in force was last proven, in seconds since 1970; 0 where it never was.",
+    )?;
+    register(registry, gauge)
 }
 
 fn register_process(registry: &Registry) -> Result<Vec<Process>, prometheus::Error> {
@@ -182,6 +202,8 @@ impl Metrics {
                 "Events told: denials, audits and gaps, and cgroups that kernel programs told of.",
                 &["kind"],
             )?,
+            sockets_destroyed: register_sockets(&registry)?,
+            last_proof: register_proof(&registry)?,
             events_lost: counter(
                 "holdfast_events_lost_total",
                 "Denials and audits without a line, lost in a ring buffer or on the way out. Of cgroups none is missed for \
@@ -301,6 +323,16 @@ impl Metrics {
     /// Sets how many objects of a source cannot be taken.
     pub fn set_source_errors(&self, source: &str, errors: usize) {
         self.source_errors.with_label_values(&[source]).set(i64::try_from(errors).unwrap_or(i64::MAX));
+    }
+
+    /// So many sockets more were destroyed.
+    pub fn sockets_destroyed(&self, count: u64) {
+        self.sockets_destroyed.inc_by(count);
+    }
+
+    /// Sets when all was last proven.
+    pub fn set_proof(&self, proof: &Proof) {
+        self.last_proof.set(proof::proven_at(proof).map_or(0, Timestamp::as_second));
     }
 
     /// Sets whether this node refuses nothing.

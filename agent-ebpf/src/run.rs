@@ -28,6 +28,8 @@ use crate::hooks::Hooks;
 use crate::loader::{self, Kernel, Places};
 use crate::mechanisms::{Mechanisms, State};
 use crate::metrics::Metrics;
+use crate::proof::{self, Kept, Outcome, Proof, Prover};
+use crate::sockets::{self, Bell};
 use crate::source::{self, SourceKind, StateDir};
 use crate::status;
 
@@ -66,6 +68,8 @@ pub struct Progress {
     pub error: Option<String>,
     /// The node refuses nothing at present.
     pub break_glass: Option<Broken>,
+    /// Whether the kernel was seen to do it.
+    pub proof: Proof,
     /// Errors of the source.
     pub source_errors: Arc<Vec<crate::facts::SourceError>>,
 }
@@ -78,8 +82,14 @@ impl Progress {
     }
 }
 
-/// The time between two full comparisons of the kernel with what it should hold.
-const VERIFY_EVERY: Duration = Duration::from_mins(1);
+/// The time between two proofs that the kernel does what it should.
+const PROVE_EVERY: Duration = Duration::from_mins(1);
+/// How soon after a change it is proven; changes that follow each other are proven together.
+const PROVE_AFTER: Duration = Duration::from_millis(150);
+/// How soon after a proof that failed there is another: late enough for the failure to be reported.
+const PROVE_AGAIN: Duration = Duration::from_secs(5);
+/// A machine that slept this long has just woken.
+const SLEPT: Duration = Duration::from_secs(1);
 /// The time between two walks of the cgroup tree, beside the events.
 const WALK_EVERY: Duration = Duration::from_secs(15);
 /// The time between two looks whether somebody broke the glass, or it is over.
@@ -120,8 +130,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let kernel = loader::load(&places)?;
     let hooks = Hooks::probe(&places, &kernel.btf)?;
     let Kernel { maps, cgroup_events, denials, audits, event_maps, btf } = kernel;
-    drop(btf);
     let mut engine = Engine::adopt(maps, hooks, netns)?;
+    let prover = Prover::new(&places, Path::new("/proc/self/exe"), &mut engine)?;
     let mut book = Book::default();
     // What was refused while no agent ran is counted under the names that the last one left.
     match status::read_names(&settings.state_dir) {
@@ -137,7 +147,6 @@ pub async fn run(settings: Settings) -> Result<()> {
     let node_name = settings.node_name.clone();
     let open = |destination| Sink::open(destination, node_name, metrics.clone());
     let sink = settings.events.clone().map(open).transpose()?;
-    abi::sys::trim_memory();
     info!(
         took_ms = started.elapsed().as_millis(),
         cgroup_root = %places.cgroup_root.display(),
@@ -148,6 +157,16 @@ pub async fn run(settings: Settings) -> Result<()> {
     tell(engine.mechanisms());
 
     let mechanisms = engine.mechanisms().clone();
+    let bell = match mechanisms.states.get(sockets::MECHANISM) {
+        // Beside enforcement: without it the node refuses what it should all the same.
+        Some(State::Available) => sockets::start(&places, &btf, metrics.clone())
+            .inspect_err(|error| warn!(%error, "revoked connections end in silence"))
+            .ok(),
+        // `tell` has said why.
+        _ => None,
+    };
+    drop(btf);
+    abi::sys::trim_memory();
     let engine = Arc::new(Mutex::new(engine));
     let (facts_tx, facts) = watch::channel(Facts::default());
     let (progress_tx, progress) = watch::channel(Progress::default());
@@ -244,6 +263,8 @@ pub async fn run(settings: Settings) -> Result<()> {
             started,
             names_due: false,
             broken: None,
+            bell,
+            prover,
         };
         let shutdown = stopped(stop.clone());
         tasks.spawn(async move {
@@ -281,6 +302,10 @@ fn tell(mechanisms: &Mechanisms) {
     for (name, state) in &mechanisms.states {
         match state {
             State::Available => info!(mechanism = name, "available"),
+            // Beside enforcement, and not asked for by default.
+            State::Unavailable(why) if *name == sockets::MECHANISM => {
+                info!(mechanism = name, why, "not available");
+            }
             State::Unavailable(why) => warn!(mechanism = name, why, "not available on this kernel"),
             State::Error(why) => error!(mechanism = name, why, "could not be probed, and is not used"),
         }
@@ -309,6 +334,9 @@ struct Main {
     names_due: bool,
     /// The node refuses nothing at present.
     broken: Option<Broken>,
+    /// Of whoever destroys the sockets of what is refused by now; `None` = nobody can.
+    bell: Option<Bell>,
+    prover: Prover,
 }
 
 /// Up to a quarter more or less, so that nodes that failed together do not try again together.
@@ -317,12 +345,17 @@ fn jitter(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + f64::from(clock.subsec_nanos() % 1000) / 2000.0)
 }
 
+/// How long the machine has slept since it was started.
+fn asleep() -> Duration {
+    Duration::from_nanos(abi::sys::boot_time_ns().saturating_sub(abi::sys::awake_ns()))
+}
+
 /// What woke the loop.
 enum Wake {
     Facts,
     Cgroups,
     Walk,
-    Verify,
+    Prove,
     Glass,
     Retry,
     Stop,
@@ -333,9 +366,9 @@ impl Main {
         let mut shutdown = std::pin::pin!(shutdown);
         self.tree = Tree::walk(&self.places.cgroup_root)?;
         let mut walk = tokio::time::interval(WALK_EVERY);
-        let mut verify = tokio::time::interval(VERIFY_EVERY);
+        let mut prove = tokio::time::Instant::now() + PROVE_EVERY;
+        let mut asleep = asleep();
         let mut glass = tokio::time::interval(GLASS_EVERY);
-        verify.reset();
         walk.reset();
         // When to try again, and how long the pause was.
         let mut retry: Option<(tokio::time::Instant, Duration)> = None;
@@ -355,8 +388,8 @@ impl Main {
                     Wake::Cgroups
                 }
                 _ = walk.tick() => Wake::Walk,
-                _ = verify.tick() => Wake::Verify,
                 _ = glass.tick() => Wake::Glass,
+                () = tokio::time::sleep_until(prove) => Wake::Prove,
                 () = tokio::time::sleep_until(due), if retry.is_some() => Wake::Retry,
             };
             let again = matches!(wake, Wake::Retry);
@@ -367,15 +400,27 @@ impl Main {
                 Wake::Walk => {
                     let differs = self.tree.replace(Tree::walk(&self.places.cgroup_root)?);
                     self.settle_counts();
-                    differs
+                    differs | self.met_other_roots()
                 }
-                Wake::Verify => {
-                    self.verify()?;
+                Wake::Prove => {
+                    prove = tokio::time::Instant::now() + self.prove();
                     false
                 }
-                Wake::Glass => self.look_at_glass(),
+                Wake::Glass => {
+                    let now = self::asleep();
+                    if now > asleep + SLEPT {
+                        info!("the machine slept: what is in force is proven anew");
+                        prove = tokio::time::Instant::now();
+                    }
+                    asleep = now;
+                    self.look_at_glass()
+                }
             };
             if act {
+                // A proof that failed is told of before it is made again.
+                if self.progress.borrow().proof.outcome != Outcome::Failed {
+                    prove = prove.min(tokio::time::Instant::now() + PROVE_AFTER);
+                }
                 retry = match (self.apply(), retry) {
                     (true, _) => None,
                     (false, Some(waiting)) if !again => Some(waiting),
@@ -467,18 +512,30 @@ impl Main {
                 self.metrics.set_policies(&applied.policies);
                 self.metrics.set_workloads(applied.workloads, applied.selected);
                 drop(engine);
+                if let Some(bell) = &self.bell
+                    && (applied.changed || applied.policies != self.progress.borrow().applied.policies)
+                {
+                    bell.ring(cgroups);
+                }
                 let complete = facts.complete;
                 if complete && !self.progress.borrow().complete {
                     info!(
                         after_ms = self.started.elapsed().as_millis(),
                         "ready: everything known at start is in force"
                     );
+                    abi::sys::trim_memory();
+                }
+                let mut proof = self.progress.borrow().proof.clone();
+                // What was proven before says nothing of this.
+                if applied.changed && proof.outcome == Outcome::Proven {
+                    proof.outcome = Outcome::Pending;
                 }
                 self.progress.send_replace(Progress {
                     applied,
                     complete,
                     error: None,
                     break_glass: self.broken.clone(),
+                    proof,
                     source_errors: Arc::clone(&facts.errors),
                 });
                 true
@@ -529,33 +586,37 @@ impl Main {
         true
     }
 
-    /// Compares the kernel with what it should hold.
-    ///
-    /// # Errors
-    ///
-    /// When what holds the programs in place is gone: a new start attaches them again.
-    fn verify(&mut self) -> Result<()> {
-        let gone = loader::missing_links(&self.places);
-        if !gone.is_empty() {
-            self.metrics.probe_failed("link", u64::try_from(gone.len()).unwrap_or(u64::MAX));
-            bail!(
-                "the pins of {} were removed by somebody else; a new start attaches the programs again",
-                gone.join(", ")
-            );
-        }
+    /// Proves that the kernel does what it should, and repairs what differs. Returns when to do so again.
+    fn prove(&mut self) -> Duration {
+        let before = self.progress.borrow().proof.clone();
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        match engine.verify() {
-            Ok(0) => {}
-            Ok(wrong) => {
-                error!(rows = wrong, "the kernel's maps were changed by somebody else; repaired");
-                self.metrics.probe_failed("map", u64::try_from(wrong).unwrap_or(u64::MAX));
-            }
-            Err(error) => {
-                error!(%error, "the kernel's maps cannot be read back");
-                self.metrics.probe_failed("read", 1);
-            }
+        let proof = self.prover.prove(&mut engine, &before, self.broken.is_none());
+        drop(engine);
+        for failure in proof.failures.iter() {
+            error!(kind = failure.kind, "the proof of what is in force failed: {}", failure.message);
+            self.metrics.probe_failed(&failure.kind, 1);
         }
-        Ok(())
+        if before.outcome == Outcome::Failed && proof.outcome == Outcome::Proven {
+            info!("what is in force is proven again");
+        }
+        self.metrics.set_proof(&proof);
+        let path = proof::file(&self.state_dir);
+        let kept = serde_json::to_vec(&Kept::from(&proof)).map_err(std::io::Error::from);
+        if let Err(error) = kept.and_then(|bytes| fs::write(&path, bytes)) {
+            warn!(path = %path.display(), %error, "the proof for `status` cannot be written");
+        }
+        let again = if proof.outcome == Outcome::Proven { PROVE_EVERY } else { PROVE_AGAIN };
+        self.progress.send_modify(|progress| progress.proof = proof);
+        again
+    }
+
+    /// Whether the report has to say of other workloads that their image cannot be told.
+    fn met_other_roots(&self) -> bool {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        engine.met_other_roots().unwrap_or_else(|error| {
+            warn!(%error, "which roots the kernel met cannot be read");
+            false
+        })
     }
 
     /// Counters of workloads that are gone are taken over, so that the map does not fill with them.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::abi::workload_flags;
+use crate::abi::{self, workload_flags};
 use crate::break_glass::{self, BreakGlassError, Broken};
 use crate::engine::Engine;
 use crate::engine::counts::{self, given_name};
 use crate::engine::report::PolicyReport;
-use crate::loader::Places;
+use crate::loader::{self, Places};
 use crate::maps::{MapError, Maps, Table};
+use crate::proof::{self, Kept, Outcome};
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +55,23 @@ pub struct Names {
     pub net_sets: BTreeMap<u32, Vec<String>>,
     /// Rules of each system call set.
     pub sys_sets: BTreeMap<u32, Vec<String>>,
+    /// Rules of each set of process, file and capability rules.
+    #[serde(default)]
+    pub access_sets: BTreeMap<u32, Vec<String>>,
     /// What each policy was given.
     pub policies: Vec<PolicyStatus>,
+}
+
+impl Names {
+    /// The rules of the sets that count under this kind.
+    #[must_use]
+    pub fn sets(&self, kind: u8) -> &BTreeMap<u32, Vec<String>> {
+        match kind {
+            0 | 1 => &self.net_sets,
+            abi::kind::SYSCALL => &self.sys_sets,
+            _ => &self.access_sets,
+        }
+    }
 }
 
 /// A workload.
@@ -183,6 +199,11 @@ pub fn names(engine: &Engine, policies: &[PolicyReport]) -> Names {
             .iter()
             .map(|(number, set)| (*number, set.rules.iter().map(|rule| rule.rule.to_string()).collect()))
             .collect(),
+        access_sets: meaning
+            .access_sets
+            .iter()
+            .map(|(number, set)| (*number, set.rules.iter().map(|rule| rule.rule.to_string()).collect()))
+            .collect(),
         policies: policies.iter().map(PolicyStatus::from).collect(),
     }
 }
@@ -207,6 +228,12 @@ pub struct Status {
     /// The node refuses nothing at present.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_glass: Option<Broken>,
+    /// What became of the agent's last proof; absent where none was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Kept>,
+    /// Links that should be pinned and are not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_links: Vec<&'static str>,
     /// Workloads that the kernel knows.
     pub workloads: Vec<WorkloadStatus>,
     /// What each policy was given.
@@ -245,14 +272,20 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
     let counters = maps.counters()?;
     let mut workloads = Vec::new();
     let mut rows: Vec<_> = maps.workloads.read()?.into_iter().collect();
+    rows.retain(|(index, _)| !proof::canary::is_canary(*index));
     rows.sort_by_key(|(index, _)| *index);
     for (index, row) in rows {
         let unknown = || WorkloadName { name: format!("workload {index}"), ..WorkloadName::default() };
         let of = |sets: &BTreeMap<u32, Vec<String>>, set: u32| sets.get(&set).cloned().unwrap_or_default();
         let (net, sys) = (of(&names.net_sets, row.net_set), of(&names.sys_sets, row.sys_set));
+        let access = of(&names.access_sets, row.access_set);
         let mut counts = BTreeMap::new();
         for (key, count) in counters.iter().filter(|(key, _)| key.workload == index) {
-            let rules = if key.kind < 2 { &net } else { &sys };
+            let rules = match key.kind {
+                0 | 1 => &net,
+                abi::kind::SYSCALL => &sys,
+                _ => &access,
+            };
             let rule =
                 rules.get(usize::from(key.rule)).cloned().unwrap_or_else(|| format!("rule {}", key.rule));
             *counts.entry(format!("{rule} {}", given_name(key.given))).or_default() += count;
@@ -266,7 +299,7 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
             name: names.workloads.get(&index).cloned().unwrap_or_else(unknown),
             cgroups: cgroups.values().filter(|of| **of == index).count(),
             isolated,
-            rules: net.into_iter().chain(sys).collect(),
+            rules: net.into_iter().chain(sys).chain(access).collect(),
             counts,
         });
     }
@@ -277,13 +310,29 @@ pub fn read(places: &Places, state_dir: &Path) -> Result<Status, StatusError> {
             broken.tell_status(policy);
         }
     }
-    Ok(Status { break_glass, workloads, policies })
+    let proof = fs::read(proof::file(state_dir)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    Ok(Status { break_glass, proof, missing_links: loader::missing_links(places), workloads, policies })
 }
 
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(broken) = &self.break_glass {
             writeln!(f, "{}\n", broken.message())?;
+        }
+        if let Some(proof) = &self.proof {
+            let last = match proof.outcome {
+                Outcome::Proven => "holds",
+                Outcome::Failed => "FAILED",
+                Outcome::Pending => "not made yet",
+            };
+            let proven = proof.proven.as_deref().unwrap_or("never");
+            writeln!(f, "PROOF {last}, all last proven {proven}, tried: {}", proof.tried.join(" "))?;
+            for failure in &proof.failures {
+                writeln!(f, "    {}: {}", failure.kind, failure.message)?;
+            }
+        }
+        if !self.missing_links.is_empty() {
+            writeln!(f, "NOT PINNED: {}", self.missing_links.join(" "))?;
         }
         writeln!(f, "{:<44} {:>7}  {:<16} {:>6}  REFUSED", "WORKLOAD", "CGROUPS", "ISOLATED", "RULES")?;
         for workload in &self.workloads {

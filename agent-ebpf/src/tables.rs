@@ -20,6 +20,12 @@ pub struct Tables {
     pub syscalls: HashMap<abi::SyscallKey, abi::Syscall>,
     /// `clauses`.
     pub clauses: HashMap<abi::ClauseKey, abi::Clause>,
+    /// `path_rows`: the elements that some set uses.
+    pub path_rows: HashMap<u32, abi::PathRow>,
+    /// `access_rows`.
+    pub access_rows: HashMap<abi::AccessKey, abi::AccessRow>,
+    /// `access_sets`.
+    pub access_sets: HashMap<u32, abi::Access>,
     /// `workloads`.
     pub workloads: HashMap<u32, abi::Workload>,
     /// `cgroups`.

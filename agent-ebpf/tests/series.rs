@@ -60,6 +60,9 @@ fn policies(wide: bool) -> Vec<Policy> {
                 egress: Some(rules),
                 on_deny: OnDeny::Drop,
             }),
+            processes: None,
+            files: None,
+            capabilities: None,
             syscalls: Some(Syscalls {
                 rules: vec![SyscallRule {
                     names: vec!["mount".to_owned()],
@@ -67,6 +70,7 @@ fn policies(wide: bool) -> Vec<Policy> {
                     action: Action::Deny,
                 }],
                 fallback: Fallback::Kill,
+                ..Syscalls::default()
             }),
         }
     };

@@ -4,8 +4,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
+use crate::files::Files;
 use crate::network::Network;
 use crate::policy_status::PolicyStatus;
+use crate::processes::Processes;
 use crate::rules;
 use crate::selector::LabelSelector;
 use crate::syscalls::Syscalls;
@@ -31,6 +34,12 @@ use crate::workload_policy::Mode;
         json_path = ".status.conditions[?(@.type==\"Programmed\")].reason"
     ),
     printcolumn(
+        name = "Enforced",
+        type_ = "string",
+        description = "Whether every node refuses what the policy refuses, and proved it",
+        json_path = ".status.conditions[?(@.type==\"Enforced\")].status"
+    ),
+    printcolumn(
         name = "Nodes",
         type_ = "integer",
         description = "Nodes that run a selected workload",
@@ -45,6 +54,7 @@ use crate::workload_policy::Mode;
     printcolumn(
         name = "Degraded",
         type_ = "string",
+        priority = 1,
         description = "Whether some node gives a rule less than it asks for",
         json_path = ".status.conditions[?(@.type==\"Degraded\")].status"
     ),
@@ -78,6 +88,13 @@ use crate::workload_policy::Mode;
         priority = 1
     ),
     printcolumn(
+        name = "Unproven",
+        type_ = "string",
+        description = "Why it is not enforced: the reason of the condition Enforced",
+        json_path = ".status.conditions[?(@.type==\"Enforced\")].reason",
+        priority = 1
+    ),
+    printcolumn(
         name = "Message",
         type_ = "string",
         description = "What the condition Programmed says",
@@ -92,7 +109,7 @@ pub struct ClusterWorkloadPolicySpec {
     pub namespace_selector: LabelSelector,
     /// The workloads, by their labels. `{}` is every workload of those namespaces.
     pub selector: LabelSelector,
-    /// The containers that `syscalls` concerns, by name. Absent: all, init and ephemeral ones included.
+    /// The containers that all rules but `network` concern, by name. Absent: all, init and ephemeral ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::containers")]
     pub containers: Option<Vec<String>>,
@@ -105,4 +122,13 @@ pub struct ClusterWorkloadPolicySpec {
     /// System call rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syscalls: Option<Syscalls>,
+    /// Process rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<Processes>,
+    /// File rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    /// Capability rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
 }

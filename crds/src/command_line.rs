@@ -2,6 +2,8 @@
 //! environment.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -25,6 +27,13 @@ pub fn parse<P: Parser>() -> Result<P, ExitCode> {
         let _ = error.print();
         ExitCode::SUCCESS
     })
+}
+
+/// Prints an answer, as it stands. Nobody may be reading it any more, which is no error of a program that has no more to
+/// say than that.
+pub fn print(text: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// What is wrong, in one line that names the flag, and the environment variable where the value came from there.

@@ -13,10 +13,13 @@ use holdfast_policy::validate::validate;
 use kube::ResourceExt;
 
 use crate::address_slice::{AddressSliceSpec, IdentityEntry};
+use crate::capabilities::Capabilities;
 use crate::external_workload::NamedPort;
+use crate::files::Files;
 use crate::network::{self, Entity, Network, OnDeny, Peer, Port, PortMatch, Protocol};
+use crate::processes::Processes;
 use crate::selector::{LabelOperator, LabelSelector};
-use crate::syscalls::{ArgMatch, ArgOp, Fallback, SyscallAction, Syscalls};
+use crate::syscalls::{ArgMatch, ArgOp, Fallback, SyscallDefault, Syscalls};
 use crate::workload_policy::Mode;
 use crate::{ClusterWorkloadPolicy, ExternalWorkload, WorkloadPolicy, rules};
 
@@ -42,6 +45,9 @@ pub fn workload_policy(object: &WorkloadPolicy) -> Result<model::Policy, Vec<Fie
         mode: spec.mode,
         network: spec.network.as_ref(),
         syscalls: spec.syscalls.as_ref(),
+        processes: spec.processes.as_ref(),
+        files: spec.files.as_ref(),
+        capabilities: spec.capabilities.as_ref(),
     };
     policy.build()
 }
@@ -64,6 +70,9 @@ pub fn cluster_workload_policy(object: &ClusterWorkloadPolicy) -> Result<model::
         mode: spec.mode,
         network: spec.network.as_ref(),
         syscalls: spec.syscalls.as_ref(),
+        processes: spec.processes.as_ref(),
+        files: spec.files.as_ref(),
+        capabilities: spec.capabilities.as_ref(),
     };
     policy.build()
 }
@@ -185,6 +194,9 @@ struct Parts<'a> {
     mode: Mode,
     network: Option<&'a Network>,
     syscalls: Option<&'a Syscalls>,
+    processes: Option<&'a Processes>,
+    files: Option<&'a Files>,
+    capabilities: Option<&'a Capabilities>,
 }
 
 impl Parts<'_> {
@@ -202,8 +214,14 @@ impl Parts<'_> {
             },
             network: self.network.map(|network| network_rules(network, &mut errors)),
             syscalls: self.syscalls.map(|syscalls| syscall_rules(syscalls, &mut errors)),
+            processes: self.processes.map(|processes| access::processes(processes, &mut errors)),
+            files: self.files.map(|files| access::files(files, &mut errors)),
+            capabilities: self.capabilities.map(|given| access::capabilities(given, &mut errors)),
         };
-        errors.extend(validate(&policy));
+        // What could not be converted is left out of the policy: to judge the rest would find faults that are none.
+        if errors.is_empty() {
+            errors = validate(&policy);
+        }
         if errors.is_empty() { Ok(policy) } else { Err(errors) }
     }
 }
@@ -321,6 +339,7 @@ pub fn protocol(protocol: Protocol) -> model::Protocol {
     match protocol {
         Protocol::Tcp => model::Protocol::Tcp,
         Protocol::Udp => model::Protocol::Udp,
+        Protocol::Sctp => model::Protocol::Sctp,
     }
 }
 
@@ -351,19 +370,15 @@ fn syscall_rules(syscalls: &Syscalls, errors: &mut Vec<FieldError>) -> model::Sy
             }
             converted
         });
-        model::SyscallRule {
-            names: rule.names.clone(),
-            args: args.collect(),
-            action: match rule.action {
-                SyscallAction::Allow => model::Action::Allow,
-                SyscallAction::Audit => model::Action::Audit,
-                SyscallAction::Deny => model::Action::Deny,
-                SyscallAction::Kill => model::Action::Kill,
-            },
-        }
+        model::SyscallRule { names: rule.names.clone(), args: args.collect(), action: rule.action.into() }
     });
     model::Syscalls {
         rules: rules.collect(),
+        default: match syscalls.default {
+            SyscallDefault::Allow => model::SyscallDefault::Allow,
+            SyscallDefault::Audit => model::SyscallDefault::Audit,
+            SyscallDefault::Kill => model::SyscallDefault::Kill,
+        },
         fallback: match syscalls.fallback {
             Fallback::None => model::Fallback::None,
             Fallback::Kill => model::Fallback::Kill,
@@ -384,5 +399,6 @@ fn argument(argument: &ArgMatch) -> Option<model::ArgCondition> {
     Some(model::ArgCondition { index: argument.index, op, value: argument.value.cast_unsigned() })
 }
 
+mod access;
 #[cfg(test)]
 mod tests;

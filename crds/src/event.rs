@@ -72,6 +72,12 @@ pub struct Event {
     /// The system call, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syscall: Option<Syscall>,
+    /// What it was done to, for rules on files and processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<File>,
+    /// The capability that was to be used, such as `NET_RAW`; `syscall` is the call that wanted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
     /// How many denials (or audits) of this workload and rule the line stands for: those suppressed, and the one described.
     /// It equals `suppressed` where none is described; 0 for a gap.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -107,6 +113,8 @@ impl Event {
             given: None,
             network: None,
             syscall: None,
+            file: None,
+            capability: None,
             count: 0,
             suppressed: 0,
             gap: None,
@@ -312,6 +320,20 @@ pub struct Syscall {
     /// The six argument registers, as `0x…`; of 32 bits for a 32-bit entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<String>,
+}
+
+/// A file, or a program that was to be executed.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct File {
+    /// Its path in the process's mount namespace, whatever links led to it; of what is mounted nowhere, such as a memfd, its
+    /// name; escaped.
+    pub path: String,
+    /// What was done to it: as `operations` of a file rule has it, or `Execute`.
+    pub operations: Vec<String>,
+    /// The beginning of the path is missing, as it is too long or of a tree that is mounted nowhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// Lines that are missing.

@@ -1,15 +1,17 @@
-//! May one workload reach another, or make a system call: by which rule, and on which nodes by which mechanism.
+//! May one workload reach another, make a system call, start a program, touch a file or use a capability: by which rule, and on which nodes by which mechanism.
 //!
 //! Pure but for the reading of files: a [`Scene`] is what files or an API server's objects describe, and the
 //! answer is the reference verdict's (`holdfast_policy::decide`), at both ends of a flow, joined with what the nodes'
 //! agents report. `holdfast-agent explain` and `kubectl holdfast explain` both ask here.
 
+mod access;
 mod answer;
 mod args;
 mod name;
 mod nodes;
 mod scene;
 
+pub use access::{Access, AccessAsked};
 pub use answer::{Answer, CallAnswer, CallAsked, Flow};
 pub use args::QuestionArgs;
 pub use nodes::{OnNode, State};
@@ -28,7 +30,7 @@ pub struct FlowAsked {
     pub protocol: Protocol,
 }
 
-/// What is asked: at least one of a flow and a call.
+/// What is asked: at least one of a flow, a call and accesses.
 #[derive(Debug, Clone)]
 pub struct Question {
     /// Who opens the flow and makes the call: `NAMESPACE/NAME`, `NAMESPACE/KIND/NAME` or, for a flow, an address.
@@ -37,6 +39,8 @@ pub struct Question {
     pub flow: Option<FlowAsked>,
     /// The call.
     pub call: Option<CallAsked>,
+    /// What is started, done to a file, or used.
+    pub accesses: Vec<AccessAsked>,
 }
 
 /// A question that has no answer in its scene. Displayed as one line.
@@ -68,6 +72,12 @@ impl Scene {
         }
         if let Some(call) = &question.call {
             answer.ask_call(self, from, call).map_err(Unanswerable)?;
+        }
+        for asked in &question.accesses {
+            let answer::End::Subject(subject) = from else {
+                return Err(Unanswerable(format!("{} runs nothing: name a workload", question.from)));
+            };
+            answer.ask_access(self, subject, asked).map_err(Unanswerable)?;
         }
         answer.conclude(self);
         Ok(answer)

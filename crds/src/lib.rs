@@ -6,7 +6,9 @@
 
 #![expect(clippy::duplicated_attributes, reason = "each print column says its type, and types repeat")]
 
+pub mod action;
 pub mod address_slice;
+pub mod capabilities;
 pub mod cluster_workload_policy;
 pub mod command_line;
 pub mod conditions;
@@ -15,12 +17,14 @@ pub mod document;
 pub mod event;
 pub mod explain;
 pub mod external_workload;
+pub mod files;
 mod names;
 pub mod network;
 pub mod node_agent;
 mod path;
 pub mod pod;
 pub mod policy_status;
+pub mod processes;
 mod rules;
 pub mod schema;
 pub mod selector;

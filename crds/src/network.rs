@@ -28,7 +28,7 @@ pub enum OnDeny {
     /// Silence: the packet vanishes.
     #[default]
     Drop,
-    /// The workload's own connect fails with EPERM.
+    /// The workload's own connect fails with EPERM (SCTP: silence).
     Reject,
 }
 
@@ -179,6 +179,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// A port by number (1 to 65535) or by the name that a container gives it.

@@ -78,6 +78,11 @@ pub struct NodeAgentSpec {
     /// How the agent writes its log.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// Lets the owner of a connection that a change of policies revokes see an error at once (ECONNABORTED). It gives the
+    /// agent's container the capabilities `SYS_ADMIN` and `SYS_PTRACE`, as it has to enter the network namespaces of pods.
+    /// Without it such connections are cut off all the same, in silence.
+    #[serde(default)]
+    pub destroy_sockets: bool,
 }
 
 /// What the agent's container asks for, and what it may use at most.

@@ -87,16 +87,19 @@ fn service_account(spec: &core::PodSpec) -> String {
     named.cloned().unwrap_or_else(|| "default".to_owned())
 }
 
+/// The protocol of a port as Kubernetes' own objects have it, TCP where none is given; `None` for one that has no ports.
+#[must_use]
+pub fn protocol(name: Option<&str>) -> Option<Protocol> {
+    let Some(name) = name else { return Some(Protocol::Tcp) };
+    Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == name)
+}
+
 /// The named ports of a pod; the first container that has a name wins, as it does for probes and Services.
 fn named_ports(spec: &core::PodSpec) -> NamedPorts {
     let mut named = NamedPorts::new();
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     for port in containers.flat_map(|container| container.ports.iter().flatten()) {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => continue,
-        };
+        let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         if let (Some(name), Ok(number @ 1..)) = (&port.name, u16::try_from(port.container_port)) {
             named.entry((name.clone(), protocol)).or_insert(number);
         }
@@ -232,7 +235,8 @@ mod tests {
                 "containers": [
                     {"name": "main", "image": "i", "ports": [
                         {"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"},
-                        {"name": "sctp", "containerPort": 9, "protocol": "SCTP"}, {"containerPort": 7}]},
+                        {"name": "m3ua", "containerPort": 2905, "protocol": "SCTP"},
+                        {"name": "quic", "containerPort": 9, "protocol": "QUIC"}, {"containerPort": 7}]},
                     {"name": "new", "image": "i"},
                 ],
                 "ephemeralContainers": [{"name": "debug", "image": "i"}],
@@ -277,7 +281,9 @@ mod tests {
             containers,
             [("init", Some("c0")), ("main", Some("c1")), ("new", None), ("debug", Some("c2"))]
         );
-        let expected = [(("dns".to_owned(), Protocol::Udp), 53), (("http".to_owned(), Protocol::Tcp), 8080)];
+        let expected =
+            [("dns", Protocol::Udp, 53), ("http", Protocol::Tcp, 8080), ("m3ua", Protocol::Sctp, 2905)];
+        let expected = expected.map(|(name, protocol, port)| ((name.to_owned(), protocol), port));
         assert_eq!(pod.named_ports, NamedPorts::from(expected));
     }
 

@@ -13,7 +13,7 @@ pub struct PolicyStatus {
     /// The generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `Programmed` and `Degraded`.
+    /// `Accepted`, `Programmed`, `Enforced` and `Degraded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -37,6 +37,12 @@ pub struct NodeCounts {
     pub selected: i64,
     /// Of those, the ones whose agent reported this generation as written to the kernel and read back.
     pub programmed: i64,
+    /// Of those, the ones that give every rule what it asks and lately proved it by effect.
+    #[serde(default)]
+    pub enforced: i64,
+    /// Of the selected nodes, the ones that nobody reports from: they count as not enforced.
+    #[serde(default)]
+    pub unknown: i64,
 }
 
 /// A rule that a node honours less than asked.

@@ -8,12 +8,14 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
+mod access;
 mod address;
 mod network;
 mod objects;
 mod selector;
 mod syscalls;
 
+pub(crate) use access::{capability, path, process_rule, processes};
 pub(crate) use address::{addresses, cidrs, parse_address, parse_cidr};
 pub(crate) use network::{egress_rule, ip_block, network, peer, port_match, ports};
 pub(crate) use objects::{cgroup, external_workload, node_agent, policy};
@@ -84,6 +86,7 @@ pub(crate) fn all() -> Vec<Rule> {
     [
         addresses(),
         argument(),
+        capability(),
         cgroup(),
         cidrs(),
         egress_rule(),
@@ -91,10 +94,13 @@ pub(crate) fn all() -> Vec<Rule> {
         ip_block(),
         network(),
         node_agent(),
+        path(),
         peer(),
         policy(),
         port_match(),
         ports(),
+        process_rule(),
+        processes(),
         requirement(),
         selector(),
         syscall_name(),

@@ -226,6 +226,35 @@ pub(crate) fn syscall_names(_: &mut SchemaGenerator) -> Schema {
     set(1, 128, &item)
 }
 
+fn path() -> Value {
+    json!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 400,
+        "x-kubernetes-validations": rules::schema(&rules::path()),
+    })
+}
+
+/// Paths of files, with patterns.
+pub(crate) fn paths(_: &mut SchemaGenerator) -> Schema {
+    set(1, 64, &path())
+}
+
+/// Paths of the programs that a rule does not concern, with patterns.
+pub(crate) fn executables(_: &mut SchemaGenerator) -> Schema {
+    set(1, 16, &path())
+}
+
+/// Names of capabilities.
+pub(crate) fn capabilities(_: &mut SchemaGenerator) -> Schema {
+    let item = json!({
+        "type": "string",
+        "maxLength": 40,
+        "x-kubernetes-validations": rules::schema(&rules::capability()),
+    });
+    set(1, 64, &item)
+}
+
 /// An image's tag.
 pub(crate) fn image_tag(_: &mut SchemaGenerator) -> Schema {
     string("^[A-Za-z0-9_][A-Za-z0-9_.-]*$", 128)

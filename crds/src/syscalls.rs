@@ -3,19 +3,36 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::action::Action;
 use crate::rules;
 
-/// System call rules. The first rule that matches a call decides; a call that no rule matches is allowed.
+/// System call rules. The first rule that matches a call decides.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[schemars(extend("x-kubernetes-validations" = rules::schema(&rules::syscalls())))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Syscalls {
+    /// What becomes of a call that no rule matches.
+    #[serde(default)]
+    pub default: SyscallDefault,
     /// The rules, in order.
-    #[schemars(length(min = 1, max = 64))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub rules: Vec<SyscallRule>,
     /// What a node may do for a `Deny` rule where it cannot give EPERM.
     #[serde(default)]
     pub fallback: Fallback,
+}
+
+/// What becomes of a call that no rule matches.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum SyscallDefault {
+    /// It is let through.
+    #[default]
+    Allow,
+    /// It is let through and recorded.
+    Audit,
+    /// The process is killed, though the call's effect may stand: the rules are an allow-list.
+    Kill,
 }
 
 /// What a node may do for a `Deny` rule where it cannot give EPERM.
@@ -41,20 +58,7 @@ pub struct SyscallRule {
     #[schemars(length(max = 6))]
     pub args: Vec<ArgMatch>,
     /// What happens to a call that matches.
-    pub action: SyscallAction,
-}
-
-/// What happens to a system call.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum SyscallAction {
-    /// It is let through, and later rules are not looked at.
-    Allow,
-    /// It is let through and recorded.
-    Audit,
-    /// It has no effect and fails with EPERM.
-    Deny,
-    /// The process is killed.
-    Kill,
+    pub action: Action,
 }
 
 /// A condition on one argument of a system call, compared at the width of the call's signature.

@@ -17,8 +17,14 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     no_spec,
     doc = "What an agent reports of its node: the kernel, its mechanisms, and what each policy was given there.",
-    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion", priority = 1),
     printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel.release"),
+    printcolumn(
+        name = "Proof",
+        type_ = "string",
+        description = "Whether the last proof held that the kernel refuses what it should",
+        json_path = ".status.proof.result"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Arch", type_ = "string", json_path = ".status.kernel.architecture", priority = 1),
     printcolumn(
@@ -83,6 +89,9 @@ pub struct WorkloadNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4096))]
     pub policies: Vec<PolicyReport>,
+    /// Whether the kernel was read back and refused what it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
     /// Policies left out of `policies` because the report would have become too large.
     #[serde(default)]
     pub omitted: i64,
@@ -106,6 +115,51 @@ pub struct Kernel {
     pub release: String,
     /// As `uname -m` prints it.
     pub architecture: String,
+}
+
+/// The annotation of an agent's Lease that says when all was last proven, in RFC 3339. It is written with each renewal of
+/// the Lease, so that a proof each minute costs no write of its own.
+pub const PROVEN_ANNOTATION: &str = "holdfast.dev/proven";
+
+/// Whether the kernel was read back and refused what it should.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proof {
+    /// What became of the last proof.
+    pub result: ProofResult,
+    /// When all was last proven, as known when this was written; the annotation `holdfast.dev/proven` of the agent's
+    /// Lease says it to the minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// What failed; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub failures: Vec<ProofFailure>,
+    /// Mechanisms that were tried by effect, such as `cgroup_skb` or `lsm`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tried: Vec<String>,
+}
+
+/// What became of a proof.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ProofResult {
+    /// All was read back as it should be, and every mechanism in use refused what it should.
+    Proven,
+    /// Something was not as it should be.
+    Failed,
+    /// The last change has not been proven yet.
+    Pending,
+}
+
+/// Something that a proof found wrong.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProofFailure {
+    /// The kind, as the metric `holdfast_probe_failures_total` has it.
+    pub kind: String,
+    /// What was wrong.
+    pub message: String,
 }
 
 /// One mechanism of the kernel.

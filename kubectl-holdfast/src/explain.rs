@@ -65,8 +65,8 @@ pub(crate) async fn main(args: &Args, common: &Common) -> Result<ExitCode, Failu
     };
     let answer = scene.answer(&args.question.question(), namespace.as_deref())?;
     match args.output {
-        Format::Text => print(&answer.text()),
-        Format::Json => print(&(serde_json::to_string_pretty(&answer)? + "\n")),
+        Format::Text => print(answer.text()),
+        Format::Json => print(serde_json::to_string_pretty(&answer)? + "\n"),
     }
     Ok(ExitCode::from(u8::from(!answer.allowed)))
 }

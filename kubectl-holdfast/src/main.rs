@@ -13,13 +13,13 @@ mod redact;
 mod status;
 mod table;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use error::Failure;
+use holdfast_crds::command_line::print;
 
 /// The exit code of wrong flags.
 const USAGE: u8 = 2;
@@ -28,7 +28,7 @@ const USAGE: u8 = 2;
 fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
         if !error.use_stderr() {
-            print!("{error}");
+            print(error.to_string());
             return ExitCode::SUCCESS;
         }
         let text = error.render().to_string();
@@ -75,7 +75,9 @@ fn main() -> ExitCode {
         Command::Logs(args) => runtime.block_on(logs::main(args, common)),
         Command::SupportBundle(args) => runtime.block_on(bundle::main(args, common)),
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "kubectl-holdfast", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "kubectl-holdfast", &mut script);
+            print(String::from_utf8_lossy(&script));
             Ok(())
         }
     };
@@ -86,10 +88,4 @@ fn main() -> ExitCode {
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { USAGE } else { 1 })
         }
     }
-}
-
-/// Prints an answer. Nobody may be reading it any more.
-fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

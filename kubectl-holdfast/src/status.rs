@@ -21,6 +21,7 @@ use policies::{Policy, PolicyList};
 mod fleet;
 mod policies;
 mod policy;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -79,8 +80,8 @@ pub(crate) async fn main(args: &Args, common: &Common) -> Result<(), Failure> {
         }
         let detail = policy::read(&cluster, name).await?;
         match args.output {
-            Format::Json => print(&(serde_json::to_string_pretty(&detail)? + "\n")),
-            Format::Table | Format::Wide => print(&detail.text(Timestamp::now())),
+            Format::Json => print(serde_json::to_string_pretty(&detail)? + "\n"),
+            Format::Table | Format::Wide => print(detail.text(Timestamp::now())),
         }
         return Ok(());
     }
@@ -88,8 +89,8 @@ pub(crate) async fn main(args: &Args, common: &Common) -> Result<(), Failure> {
     let now = Timestamp::now();
     let status = Status::new(facts, &cluster.scope(), now);
     match args.output {
-        Format::Json => print(&(serde_json::to_string_pretty(&status)? + "\n")),
-        format => print(&status.text(format == Format::Wide, now)),
+        Format::Json => print(serde_json::to_string_pretty(&status)? + "\n"),
+        format => print(status.text(format == Format::Wide, now)),
     }
     Ok(())
 }
@@ -167,7 +168,9 @@ impl Facts {
 impl Status {
     pub(crate) fn new(facts: Facts, scope: &Scope, now: Timestamp) -> Self {
         let fleet = Fleet::new(&facts, now);
-        let policies = policies::all(&facts.policies, &facts.cluster_policies, scope);
+        let reports = facts.workload_nodes.as_deref().unwrap_or_default();
+        let leases = facts.leases.as_deref().unwrap_or_default();
+        let policies = policies::all(&facts.policies, &facts.cluster_policies, reports, leases, scope);
         Self { fleet, policies, left_out: facts.left_out }
     }
 

@@ -16,12 +16,14 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::DeserializeGuard;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::announce::{Announcement, CONTROLLER};
 use crate::error::ApiError;
 use crate::facts::DaemonSetFacts;
 use crate::facts::report::LEASE_PREFIX;
@@ -98,19 +100,31 @@ pub struct Writer {
     /// The owner as it was last read, and when.
     owner: Arc<Mutex<Option<(OwnerReference, Instant)>>>,
     leadership: Leadership,
+    recorder: Recorder,
 }
 
 impl Writer {
     /// A writer for the operator whose agents live in `namespace`, and whose AddressSlices the ClusterRole `installation`
-    /// owns.
+    /// owns. `identity` is what this replica calls itself.
     #[must_use]
     pub fn new(
         client: Client,
         namespace: String,
         installation: Option<String>,
         leadership: Leadership,
+        identity: String,
     ) -> Self {
-        Self { client, namespace, installation, owner: Arc::default(), leadership }
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, namespace, installation, owner: Arc::default(), leadership, recorder }
+    }
+
+    /// Tells of a flip in an Event.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn announce(&self, told: &Announcement) -> Result<(), ApiError> {
+        self.leadership.send(self.recorder.publish(&told.event(), &told.object)).await
     }
 
     /// The owner of AddressSlices. It is read anew now and then: were it made anew meanwhile, slices of its old UID would

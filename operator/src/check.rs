@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use holdfast_crds::NodeAgent;
+use holdfast_crds::command_line;
 use holdfast_crds::schema;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -42,8 +43,8 @@ pub async fn run(arguments: Test) -> Result<bool, RunError> {
         if good || tokio::time::Instant::now() + PAUSE > until {
             for (name, outcome) in outcomes {
                 match outcome {
-                    Ok(what) => println!("ok    {name}: {what}"),
-                    Err(what) => println!("FAIL  {name}: {what}"),
+                    Ok(what) => command_line::print(format_args!("ok    {name}: {what}\n")),
+                    Err(what) => command_line::print(format_args!("FAIL  {name}: {what}\n")),
                 }
             }
             return Ok(good);

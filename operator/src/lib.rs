@@ -2,9 +2,11 @@
 //! in force.
 //!
 //! Watches ([`watch`]) turn the API's objects into compact records ([`facts`]) that feed the [`index`]; [`plan`] makes of
-//! it what is to be written; [`apply`] writes it; [`reconcile`] ties these together; [`lease`] sees to it that only one
-//! replica writes; [`crds`] keeps the CRDs up to date; [`run`] starts and supervises it all; [`check`] looks whether it works. `facts`, `index` and `plan` have neither client nor clock.
+//! it what is to be written; [`apply`] writes it; [`announce`] tells of it in Events; [`reconcile`] ties these together;
+//! [`lease`] sees to it that only one replica writes; [`crds`] keeps the CRDs up to date; [`run`] starts and supervises it
+//! all; [`check`] looks whether it works. `facts`, `index` and `plan` have neither client nor clock.
 
+pub mod announce;
 pub mod apply;
 pub mod args;
 pub mod check;

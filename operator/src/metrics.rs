@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use holdfast_crds::policy_status::NodeCounts;
 use holdfast_crds::usage::{self, Usage};
 use holdfast_policy::model::PolicyId;
 use prometheus::{
@@ -83,7 +84,7 @@ impl Metrics {
             )?,
             policy_nodes: gauge(
                 "holdfast_policy_nodes",
-                "Nodes that run a workload the policy selects (selected), and those of them that have it in the kernel (programmed)",
+                "Nodes that run a workload the policy selects (selected), those of them that have it in the kernel (programmed), that proved to give every rule what it asks (enforced), and that nobody reports from (unknown)",
                 &["namespace", "policy", "state"],
             )?,
             identities: IntGauge::new("holdfast_identities", "Identities in use")?,
@@ -146,17 +147,20 @@ impl Metrics {
         self.reconcile_errors.with_label_values(&[kind, reason]).inc();
     }
 
-    /// Sets how many nodes a policy selects, and on how many it is programmed; `None` when the policy is gone.
-    pub fn set_policy_nodes(&self, id: &PolicyId, nodes: Option<(i64, i64)>) {
+    /// Sets how many nodes a policy selects, and how far it got on them; `None` when the policy is gone.
+    pub fn set_policy_nodes(&self, id: &PolicyId, nodes: Option<NodeCounts>) {
         let namespace = id.namespace.as_deref().unwrap_or_default();
         let policy = id.to_string();
-        for (state, of) in [("selected", 0), ("programmed", 1)] {
+        let counts = nodes.unwrap_or_default();
+        for (state, count) in [
+            ("selected", counts.selected),
+            ("programmed", counts.programmed),
+            ("enforced", counts.enforced),
+            ("unknown", counts.unknown),
+        ] {
             let labels = [namespace, policy.as_str(), state];
             match nodes {
-                Some(nodes) => {
-                    let value = if of == 0 { nodes.0 } else { nodes.1 };
-                    self.policy_nodes.with_label_values(&labels).set(value);
-                }
+                Some(_) => self.policy_nodes.with_label_values(&labels).set(count),
                 // That there was nothing to remove is fine: the policy may have been gone before it was counted.
                 None => drop(self.policy_nodes.remove_label_values(&labels)),
             }

@@ -5,17 +5,22 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_crds::API_VERSION;
+use holdfast_policy::model::PolicyId;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::{Announcement, Announcer};
 use crate::apply::{JobDone, SliceDone, Writer};
 use crate::error::ApiError;
 use crate::index::NoReport;
 use crate::metrics::{Metrics, Readiness, int};
 use crate::plan::slices::{Action, Observed, Write};
-use crate::plan::{Job, Planner, Settings, Step};
+use crate::plan::{Content, Job, Planner, Settings, Step, Subject};
 use crate::watch::News;
 
 /// How long changes are gathered before they are planned.
@@ -62,11 +67,12 @@ impl Pace {
 
 /// How a request went.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a dozen of them exist at a time")]
 enum Outcome {
     Listed(Result<Vec<(String, Observed)>, ApiError>),
     Slice(Write, Result<SliceDone, ApiError>),
-    Job(Box<Job>, Result<JobDone, ApiError>),
+    /// Of a policy's status, with the conditions before.
+    Job(Box<Job>, Vec<Condition>, Result<JobDone, ApiError>),
+    Announced(Announcement, Result<(), ApiError>),
 }
 
 /// The loop and what it holds.
@@ -77,6 +83,7 @@ pub struct Reconciler {
     ready: Readiness,
     per_second: u32,
     pace: Pace,
+    announcer: Announcer,
     term: Option<u64>,
     requests: JoinSet<(u64, Outcome)>,
     jobs: usize,
@@ -106,6 +113,7 @@ impl Reconciler {
             ready,
             per_second,
             pace: Pace::new(per_second, Instant::now()),
+            announcer: Announcer::new(Instant::now()),
             term: None,
             requests: JoinSet::new(),
             jobs: 0,
@@ -175,6 +183,7 @@ impl Reconciler {
         self.reads = 0;
         self.writing = false;
         self.list_at = None;
+        self.announcer = Announcer::new(Instant::now());
         if term.is_some() {
             self.pace = Pace::new(self.per_second, Instant::now());
             self.list_at = Some(Instant::now());
@@ -202,6 +211,7 @@ impl Reconciler {
                 self.list_at,
                 self.stale_since.map(|since| since + GATHER),
                 self.due,
+                self.announcer.wake(),
                 (!self.writing).then(|| self.pace.next()).filter(|next| *next > now),
             ]
             .into_iter()
@@ -235,7 +245,7 @@ impl Reconciler {
             let progress = self.planner.run(step, &mut dirty, now, Timestamp::now());
             self.metrics.planned(step.name(), began.elapsed());
             for (id, nodes) in progress {
-                self.metrics.set_policy_nodes(&id, nodes.map(|nodes| (nodes.selected, nodes.programmed)));
+                self.metrics.set_policy_nodes(&id, nodes);
             }
         }
         self.due = self.planner.tick(now);
@@ -279,9 +289,17 @@ impl Reconciler {
         {
             self.jobs += 1;
             let writer = self.writer.clone();
+            let before = self.planner.conditions(&job.subject).to_vec();
             self.requests.spawn(async move {
                 let result = writer.write(&job).await;
-                (term, Outcome::Job(Box::new(job), result))
+                (term, Outcome::Job(Box::new(job), before, result))
+            });
+        }
+        while let Some(told) = self.announcer.next(now) {
+            let writer = self.writer.clone();
+            self.requests.spawn(async move {
+                let result = writer.announce(&told).await;
+                (term, Outcome::Announced(told, result))
             });
         }
         while self.reads < READS
@@ -324,10 +342,24 @@ impl Reconciler {
                 self.list_at = Some(now + Duration::from_secs(1).mul_f64(0.5 + fastrand::f64()));
             }
             Outcome::Slice(write, result) => self.settle_slice(&write, result, now),
-            Outcome::Job(job, result) => {
+            Outcome::Announced(told, result) => {
+                if let Err(error) = result {
+                    let name = told.object.name.unwrap_or_default();
+                    self.failed("Event", &name, &error);
+                }
+            }
+            Outcome::Job(job, before, result) => {
                 self.jobs = self.jobs.saturating_sub(1);
                 match result {
-                    Ok(JobDone::Status) => self.planner.status_written(*job, now),
+                    Ok(JobDone::Status) => {
+                        if let (Subject::Policy(id), Content::Policy(uid, status)) =
+                            (&job.subject, &job.content)
+                        {
+                            let object = policy_reference(id, job.subject.kind(), uid);
+                            self.announcer.written(&object, &before, &status.conditions, now);
+                        }
+                        self.planner.status_written(*job, now);
+                    }
                     Ok(JobDone::Deleted) => {
                         tracing::info!(subject = ?job.subject, "deleted what the agent of a node that is gone had written");
                         self.planner.deleted(&job.subject);
@@ -370,6 +402,18 @@ impl Reconciler {
     fn failed(&self, kind: &str, what: &str, error: &ApiError) {
         self.metrics.failed(kind, error.reason());
         tracing::warn!(kind, what, %error, "a request failed");
+    }
+}
+
+/// What an Event of a policy regards.
+fn policy_reference(id: &PolicyId, kind: &str, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(API_VERSION.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: id.namespace.clone(),
+        name: Some(id.name.clone()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

@@ -93,10 +93,11 @@ pub async fn run(arguments: args::Run) -> Result<(), RunError> {
 
     let leadership = Leadership::default();
     let (terms, term) = watch::channel(None);
+    let identity = identity().map_err(RunError::Identity)?;
     let lease = LeaseSettings {
         namespace: arguments.namespace.clone(),
         name: arguments.lease_name.clone(),
-        identity: identity().map_err(RunError::Identity)?,
+        identity: identity.clone(),
         duration: arguments.lease_duration,
     };
     if arguments.manage_crds {
@@ -108,7 +109,8 @@ pub async fn run(arguments: args::Run) -> Result<(), RunError> {
     let lease_stop = CancellationToken::new();
     let election = tokio::spawn(elector.run(lease_stop.clone()));
 
-    let writer = Writer::new(client, arguments.namespace.clone(), arguments.installation.clone(), leadership);
+    let (namespace, installation) = (arguments.namespace.clone(), arguments.installation.clone());
+    let writer = Writer::new(client, namespace, installation, leadership, identity);
     let per_second = arguments.slice_writes_per_second.get();
     let reconciler = Reconciler::new(settings(arguments), writer, metrics, ready, per_second);
     let reconciling = tokio::spawn(reconciler.run(incoming, term, stop.clone()));

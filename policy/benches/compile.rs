@@ -162,6 +162,9 @@ fn policies(count: usize, namespaces: usize, shape: Shape) -> Vec<Policy> {
                 mode: Mode::Enforce,
                 network: Some(network),
                 syscalls: None,
+                processes: None,
+                files: None,
+                capabilities: None,
             }
         })
         .collect()

@@ -17,11 +17,13 @@ use crate::decide::{Call, Packet, Transport, Via};
 use crate::model::{
     Action, AddressFacts, ArgCondition, ArgOp, Backends, Direction, Entities, Entity, FIRST_IDENTITY,
     Fallback, Identity, IpBlock, Mode, NamedPorts, NamespaceTarget, NetRule, NetScope, Network, OnDeny, Peer,
-    Policy, PolicyId, PortMatch, PortRef, Protocol, Rules, Service, SyscallRule, Syscalls, Target, Workload,
-    World,
+    Policy, PolicyId, PortMatch, PortRef, Protocol, Rules, Service, SyscallDefault, SyscallRule, Syscalls,
+    Target, Workload, World,
 };
 use crate::selector::{Labels, NAMESPACE_NAME_LABEL, Operator, Requirement, Selector};
 use crate::syscalls::{self, Abi};
+
+pub mod access;
 
 /// One world with everything in it, and questions about it.
 #[derive(Debug, Clone)]
@@ -220,8 +222,13 @@ pub fn syscall_rules() -> impl Strategy<Value = Syscalls> {
     let action = select(vec![Action::Allow, Action::Audit, Action::Deny, Action::Kill]);
     let rule = (vec(texts(&NAMES), 1..=3), vec(condition(), 0..=2), action)
         .prop_map(|(names, args, action)| SyscallRule { names, args, action });
-    (vec(rule, 0..=4), select(vec![Fallback::None, Fallback::Kill]))
-        .prop_map(|(rules, fallback)| Syscalls { rules, fallback })
+    let default = prop_oneof![
+        4 => Just(SyscallDefault::Allow),
+        1 => Just(SyscallDefault::Audit),
+        1 => Just(SyscallDefault::Kill),
+    ];
+    (vec(rule, 0..=4), default, select(vec![Fallback::None, Fallback::Kill]))
+        .prop_map(|(rules, default, fallback)| Syscalls { rules, default, fallback })
 }
 
 /// A policy; `place` makes its name unlike those of other places.
@@ -252,6 +259,9 @@ pub fn policy(place: usize) -> impl Strategy<Value = Policy> {
                 mode,
                 network,
                 syscalls,
+                processes: None,
+                files: None,
+                capabilities: None,
             }
         },
     )
@@ -391,8 +401,12 @@ pub fn call() -> impl Strategy<Value = Call> {
         .flat_map(|abi| names.iter().map(move |name| (abi, *name)))
         .filter(|(abi, name)| syscalls::number(*abi, name).is_some())
         .collect();
-    (select(known), prop::array::uniform6(select(NUMBERS.to_vec())))
-        .prop_filter_map("a call of that ABI", |((abi, name), args)| Call::named(abi, name, args))
+    let ordinary = (select(known), prop::array::uniform6(select(NUMBERS.to_vec())))
+        .prop_filter_map("a call of that ABI", |((abi, name), args)| Call::named(abi, name, args));
+    // Numbers that no table has, those of x32 among them.
+    let unknown = (select(Abi::ALL.to_vec()), select(vec![1_000, 5_000, 0x4000_0001, u32::MAX]))
+        .prop_map(|(abi, number)| Call { abi, number, args: [0; 6] });
+    prop_oneof![9 => ordinary, 1 => unknown]
 }
 
 /// A whole scenario.

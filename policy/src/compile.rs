@@ -50,6 +50,8 @@ use crate::syscalls::Abi;
 use classes::Excess;
 use rules::{PlannedPolicy, PlannedRule};
 
+pub mod access;
+mod accessset;
 mod cidr;
 mod classes;
 pub mod lookup;
@@ -66,6 +68,7 @@ mod sysset;
 mod tests;
 pub mod universe;
 
+pub use access::{AccessPolicy, AccessRule, AccessSet, AccessSetKey, Answer, Answers};
 pub use network::{
     Cell, DirectionHeader, Header, NetSet, NetSetKey, NetVerdict, PolicyKey, PortPrefix, Refusal, Scope,
     VerdictKey,
@@ -103,6 +106,8 @@ pub struct Compiled {
     pub net_sets: Vec<Arc<NetSet>>,
     /// The system call sets in use, each once, in the order of their keys.
     pub sys_sets: Vec<Arc<SysSet>>,
+    /// The access sets in use, each once, in the order of their keys.
+    pub access_sets: Vec<Arc<AccessSet>>,
     /// For each workload of the input, in its order.
     pub assignments: Vec<Assignment>,
     /// The numbers of classes, for the next compilation.
@@ -116,6 +121,8 @@ pub struct Assignment {
     pub net_set: Option<usize>,
     /// Index into [`Compiled::sys_sets`]; `None` = no policy with system call rules concerns it.
     pub sys_set: Option<usize>,
+    /// Index into [`Compiled::access_sets`]; `None` = no policy with process, file or capability rules concerns it.
+    pub access_set: Option<usize>,
     /// The policies that select it, as indices into [`Input::policies`], in the order of their names. (One whose
     /// `containers` leaves this container out is listed too.)
     pub policies: Vec<usize>,
@@ -155,6 +162,7 @@ pub fn compile(input: &Input<'_>, previous: Option<&Compiled>) -> Result<Compile
         cidr_class: classified.cidr_class,
         net_sets: Vec::new(),
         sys_sets: Vec::new(),
+        access_sets: Vec::new(),
         assignments: selected
             .iter()
             .map(|policies| Assignment { policies: policies.to_vec(), ..Assignment::default() })
@@ -180,6 +188,7 @@ pub fn compile(input: &Input<'_>, previous: Option<&Compiled>) -> Result<Compile
     }
     net_sets(input, &selected, &sources, &classified.classes, &services, previous_universe, &mut compiled)?;
     sys_sets(input, &selected, &keys, previous, &mut compiled)?;
+    access_sets(input, &selected, &keys, previous, &mut compiled)?;
     compiled.services = services.by_address;
     Ok(compiled)
 }
@@ -278,6 +287,32 @@ fn net_sets(
 /// protocol, number), and whether it is a whole host.
 type NetSetOf = (Rc<Vec<usize>>, Vec<(String, Protocol, u16)>, bool);
 
+/// The distinct lists of policies, of those that `has_source` knows, which concern a workload's own container, each with
+/// the workloads that have it, at least one; in the order in which they are met.
+fn groups(
+    input: &Input<'_>,
+    selected: &[Rc<Vec<usize>>],
+    has_source: impl Fn(usize) -> bool,
+) -> Vec<(Vec<usize>, Vec<usize>)> {
+    let mut groups: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+    let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+    for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
+        let container = workload.container.as_deref();
+        let concerns =
+            |index: &usize| has_source(*index) && input.policies[*index].covers_container(container);
+        let policies: Vec<usize> = policies.iter().copied().filter(concerns).collect();
+        if policies.is_empty() {
+            continue;
+        }
+        let place = *known.entry(policies.clone()).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, workloads)) => workloads.push(at),
+            None => groups.push((policies, vec![at])),
+        }
+    }
+    groups
+}
+
 /// Builds the system call sets, each distinct one once, and points the workloads to them.
 fn sys_sets(
     input: &Input<'_>,
@@ -293,35 +328,54 @@ fn sys_sets(
             sources.insert(*index, source);
         }
     }
-    let mut sets: BTreeMap<Vec<usize>, (Arc<SysSet>, Vec<usize>)> = BTreeMap::new();
-    for (at, (policies, workload)) in selected.iter().zip(input.workloads).enumerate() {
-        let container = workload.container.as_deref();
-        let concerns = |index: &usize| {
-            sources.get(index).is_some_and(|source| source.policy.covers_container(container))
-        };
-        let policies: Vec<usize> = policies.iter().copied().filter(concerns).collect();
-        if policies.is_empty() {
-            continue;
-        }
-        match sets.entry(policies) {
-            Entry::Occupied(mut entry) => entry.get_mut().1.push(at),
-            Entry::Vacant(entry) => {
-                let list: Vec<&sysset::Source<'_>> =
-                    entry.key().iter().map(|index| &sources[index]).collect();
-                let key = SysSetKey { policies: list.iter().map(|source| source.key.clone()).collect() };
-                let set = sysset::build(key, &list, workload)?;
-                let mut known = previous.into_iter().flat_map(|previous| &previous.sys_sets);
-                let known = known.find(|known| ***known == set).map(Arc::clone);
-                entry.insert((known.unwrap_or_else(|| Arc::new(set)), vec![at]));
-            }
-        }
+    let mut sets = Vec::new();
+    for (policies, workloads) in groups(input, selected, |index| sources.contains_key(&index)) {
+        let list: Vec<&sysset::Source<'_>> = policies.iter().map(|index| &sources[index]).collect();
+        let key = SysSetKey { policies: list.iter().map(|source| source.key.clone()).collect() };
+        let set = sysset::build(key, &list, &input.workloads[workloads[0]])?;
+        let mut known = previous.into_iter().flat_map(|previous| &previous.sys_sets);
+        let known = known.find(|known| ***known == set).map(Arc::clone);
+        sets.push((known.unwrap_or_else(|| Arc::new(set)), workloads));
     }
-    let mut sets: Vec<(Arc<SysSet>, Vec<usize>)> = sets.into_values().collect();
     sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
     for (place, (set, workloads)) in sets.into_iter().enumerate() {
         compiled.sys_sets.push(set);
         for workload in workloads {
             compiled.assignments[workload].sys_set = Some(place);
+        }
+    }
+    Ok(())
+}
+
+/// Builds the access sets, each distinct one once, and points the workloads to them.
+fn access_sets(
+    input: &Input<'_>,
+    selected: &[Rc<Vec<usize>>],
+    keys: &HashMap<usize, PolicyKey>,
+    previous: Option<&Compiled>,
+    compiled: &mut Compiled,
+) -> Result<(), CompileError> {
+    let sources: BTreeMap<usize, accessset::Source<'_>> = keys
+        .iter()
+        .filter_map(|(index, key)| Some((*index, accessset::plan(&input.policies[*index], key.clone())?)))
+        .collect();
+    let mut sets = Vec::new();
+    for (policies, workloads) in groups(input, selected, |index| sources.contains_key(&index)) {
+        let list: Vec<&accessset::Source<'_>> = policies.iter().map(|index| &sources[index]).collect();
+        let key = AccessSetKey { policies: list.iter().map(|source| source.key.clone()).collect() };
+        // Equal keys mean equal rules, and building the automata anew is dear.
+        let mut known = previous.into_iter().flat_map(|previous| &previous.access_sets);
+        let set = match known.find(|known| known.key == key) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(accessset::build(key, &list, &input.workloads[workloads[0]])?),
+        };
+        sets.push((set, workloads));
+    }
+    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
+    for (place, (set, workloads)) in sets.into_iter().enumerate() {
+        compiled.access_sets.push(set);
+        for workload in workloads {
+            compiled.assignments[workload].access_set = Some(place);
         }
     }
     Ok(())
@@ -342,5 +396,11 @@ impl Compiled {
     #[must_use]
     pub fn sys_set(&self, workload: usize) -> Option<&Arc<SysSet>> {
         self.sys_sets.get(self.assignments.get(workload)?.sys_set?)
+    }
+
+    /// The access set of a workload, by its index in the input.
+    #[must_use]
+    pub fn access_set(&self, workload: usize) -> Option<&Arc<AccessSet>> {
+        self.access_sets.get(self.assignments.get(workload)?.access_set?)
     }
 }

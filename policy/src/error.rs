@@ -16,7 +16,7 @@ pub enum CompileError {
         workload: String,
         /// The limit.
         limit: usize,
-        /// `network` or `system call`.
+        /// `network`, `system call`, or `process, file and capability`.
         kind: &'static str,
     },
     /// The peers of the policies that select workloads of this node are too many to be told apart.
@@ -39,6 +39,22 @@ pub enum CompileError {
         /// The policy that adds most to the set of rows that passes the limit.
         policy: PolicyId,
         /// The limit, of all sets together.
+        limit: usize,
+    },
+    /// The paths of the policies that concern one container cannot be matched together.
+    #[error("{}: their paths together are too intricate (more than {limit} states): use fewer ** that begin a path", names(.policies))]
+    PathsTooIntricate {
+        /// The policies, in the order of their names.
+        policies: Vec<PolicyId>,
+        /// The limit.
+        limit: usize,
+    },
+    /// The paths of the policies that concern one container meet in too many ways.
+    #[error("{}: their paths and executables together make more than {limit} rows", names(.policies))]
+    TooManyPathRows {
+        /// The policies, in the order of their names.
+        policies: Vec<PolicyId>,
+        /// The limit.
         limit: usize,
     },
     /// Two policies share one name.
@@ -67,4 +83,8 @@ impl FieldError {
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: field.into(), problem: problem.into() }
     }
+}
+
+fn names(policies: &[PolicyId]) -> String {
+    policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

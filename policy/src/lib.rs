@@ -6,6 +6,7 @@
 //!   engine of `holdfast-agent explain`.
 //! * [`compile`]: policies, workloads and the known network become classes and tables that a kernel program reads
 //!   with a few look-ups; [`compile::lookup`] reads them exactly as the kernel does.
+//! * [`paths`]: patterns of paths, and the automaton that matches many at once.
 //! * [`syscalls`]: names, numbers, groups and signatures of system calls.
 //! * `arbitrary` (feature of that name): random input for tests that hold two verdicts against each other.
 //!
@@ -17,6 +18,7 @@ pub mod compile;
 pub mod decide;
 pub mod error;
 pub mod model;
+pub mod paths;
 pub mod selector;
 #[cfg(test)]
 mod semantics;

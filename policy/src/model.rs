@@ -4,16 +4,22 @@
 
 use std::net::IpAddr;
 
+pub mod access;
 pub mod network;
 pub mod policy;
 pub mod syscall;
 pub mod world;
 
+pub use access::{
+    Capabilities, Capability, Executables, FileRule, Files, Operation, ProcessDefault, ProcessRule, Processes,
+};
 pub use network::{
     Direction, Entity, IpBlock, NetRule, Network, OnDeny, Peer, PortMatch, PortRef, Protocol, Rules,
 };
 pub use policy::{Mode, NamespaceTarget, Policy, PolicyId, RulePath, RuleRef, Target, selecting};
-pub use syscall::{ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Fallback, SyscallRule, Syscalls};
+pub use syscall::{
+    ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Fallback, SyscallDefault, SyscallRule, Syscalls,
+};
 pub use world::{
     AddressFacts, Backends, Entities, FAILSAFE, FIRST_IDENTITY, Identity, NamedPorts, NetScope, Owner,
     Service, Workload, World,

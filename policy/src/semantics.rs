@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::compile::lookup::{lookup_call, lookup_packet};
 use crate::compile::{Input, compile};
 use crate::decide::{
-    Call, Enforced, Packet, ServiceProblem, SyscallVerdict, Transport, Via, decide_packet, decide_syscall,
+    Call, Enforced, Judgement, Packet, ServiceProblem, Transport, Via, decide_packet, decide_syscall,
 };
 use crate::model::{
     AddressFacts, Direction, Entities, Entity, Identity, IpBlock, Mode, NamespaceTarget, NetRule, Network,
@@ -47,6 +47,9 @@ fn policy(name: &str) -> Policy {
         mode: Mode::Enforce,
         network: None,
         syscalls: None,
+        processes: None,
+        files: None,
+        capabilities: None,
     }
 }
 
@@ -241,7 +244,7 @@ impl Ask {
     }
 
     /// The verdict on a call; the compiled tables must say the same.
-    fn call(&self, abi: Abi, name: &str, args: &[u64]) -> SyscallVerdict {
+    fn call(&self, abi: Abi, name: &str, args: &[u64]) -> Judgement {
         let mut registers = [0; 6];
         registers[..args.len()].copy_from_slice(args);
         let call = Call::named(abi, name, registers).unwrap();

@@ -7,7 +7,7 @@ use crate::error::FieldError;
 use crate::model::syscall::fits;
 use crate::model::{
     ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Direction, Fallback, IpBlock, NetRule, Network, Peer,
-    Policy, PortMatch, PortRef, Syscalls,
+    Policy, PortMatch, PortRef, SyscallDefault, Syscalls,
 };
 use crate::selector::{Operator, Selector};
 use crate::syscalls;
@@ -39,14 +39,31 @@ pub fn validate(policy: &Policy) -> Vec<FieldError> {
     if policy.containers.as_ref().is_some_and(Vec::is_empty) {
         found.add("containers", "is empty; leave it out to mean all containers");
     }
-    if policy.network.is_none() && policy.syscalls.is_none() {
-        found.add("", "the policy has neither network nor syscalls, so it says nothing");
+    let says_nothing = policy.network.is_none()
+        && policy.syscalls.is_none()
+        && policy.processes.is_none()
+        && policy.files.is_none()
+        && policy.capabilities.is_none();
+    if says_nothing {
+        found.add(
+            "",
+            "the policy has none of network, syscalls, processes, files and capabilities: it says nothing",
+        );
     }
     if let Some(network) = &policy.network {
         found.network(network);
     }
     if let Some(syscalls) = &policy.syscalls {
         found.syscalls(syscalls);
+    }
+    if let Some(processes) = &policy.processes {
+        found.processes(processes);
+    }
+    if let Some(files) = &policy.files {
+        found.files(files);
+    }
+    if policy.capabilities.as_ref().is_some_and(|capabilities| capabilities.deny.is_empty()) {
+        found.add("capabilities.deny", "is empty, so it says nothing");
     }
     found.0
 }
@@ -193,6 +210,9 @@ impl Found {
                 self.condition(&format!("{field}.args[{index}]"), &rule.names, condition);
             }
         }
+        if syscalls.rules.is_empty() && syscalls.default == SyscallDefault::Allow {
+            self.add("syscalls.rules", "is empty and calls are allowed by default, so that it says nothing");
+        }
         let denies = syscalls.rules.iter().any(|rule| rule.action == Action::Deny);
         if syscalls.fallback != Fallback::None && !denies {
             self.add(
@@ -259,5 +279,6 @@ impl Found {
     }
 }
 
+mod access;
 #[cfg(test)]
 mod tests;

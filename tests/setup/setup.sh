@@ -117,6 +117,7 @@ flock --nonblock 9 || { step "waiting for another set-up of this tree" && flock 
 [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || fail "the tests need Debian on amd64 (for the kernels that QEMU boots)"
 command -v cargo >/dev/null || fail "cargo is missing; install Rust by rustup (rust-toolchain.toml names the version)"
 install_packages
+fetch_kernel 5.10 bullseye
 fetch_kernel 6.1 bookworm
 fetch_kernel 6.12 trixie
 fetch_etcd

@@ -41,7 +41,7 @@ use crate::{
 
 /// The modules that every guest loads, with those that they need: what pods' networks are made of, the overlay file
 /// system of container images, and the socket diagnosis that can end a socket.
-pub const DEFAULT_MODULES: [&str; 6] = ["veth", "bridge", "dummy", "overlay", "tcp_diag", "udp_diag"];
+pub const DEFAULT_MODULES: [&str; 7] = ["veth", "bridge", "dummy", "overlay", "tcp_diag", "udp_diag", "sctp"];
 
 /// How many guests may run at once.
 const SLOTS: usize = 2;
@@ -49,6 +49,8 @@ const SLOTS: usize = 2;
 /// A kernel that `make setup` fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kernel {
+    /// 5.10, of Debian 11: the oldest that is supported.
+    Debian5_10,
     /// 6.1, of Debian 12.
     Debian6_1,
     /// 6.12, of Debian 13.
@@ -57,12 +59,13 @@ pub enum Kernel {
 
 impl Kernel {
     /// All of them, oldest first.
-    pub const ALL: [Kernel; 2] = [Kernel::Debian6_1, Kernel::Debian6_12];
+    pub const ALL: [Kernel; 3] = [Kernel::Debian5_10, Kernel::Debian6_1, Kernel::Debian6_12];
 
     /// The first two numbers of its version.
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
+            Kernel::Debian5_10 => "5.10",
             Kernel::Debian6_1 => "6.1",
             Kernel::Debian6_12 => "6.12",
         }

@@ -88,6 +88,13 @@ async fn a_policy_refuses_is_reported_and_counted_and_lets_go_when_it_is_deleted
     assert_eq!(stage.policy("api", "{.status.conditions[?(@.type==\"Accepted\")].status}")?, "True");
     let given = stage.policy("api", "{.status.weakest[?(@.rule==\"syscalls.rules[0]\")].given}")?;
     assert_eq!(given, if refuses { "" } else { "KillAfterEffect" });
+    // Where the kernel cannot refuse the mount, whoever waits for the policy to be enforced waits in vain.
+    let patience = if refuses { "--timeout=60s" } else { "--timeout=5s" };
+    let wait = ["wait", "wlp/api", "-n", "shop", "--for=condition=Enforced", patience];
+    let waited = stage.cluster.kubectl_output(&wait, "")?;
+    assert_eq!(waited.status.success(), refuses, "{waited:?}");
+    let reason = stage.policy("api", "{.status.conditions[?(@.type==\"Enforced\")].reason}")?;
+    assert_eq!(reason, if refuses { "Enforced" } else { "RulesWeaker" });
 
     in_force(&stage)?;
     assert_eq!(
@@ -222,6 +229,74 @@ async fn readiness_says_no_until_everything_known_is_in_force() -> Result<()> {
     stage.agent.wait_ready()?;
     stage.operator.wait_ready().await?;
     in_force(&stage)
+}
+
+/// Breaks the glass, or ends that.
+fn break_glass(stage: &Stage, words: &[&str]) -> Result<String> {
+    let folder = stage.folder.path().join("state").display().to_string();
+    stage.mounts.agent(&[&["break-glass", "--state-dir", &folder], words].concat())
+}
+
+/// Waits for a condition of the demo's policy: its status, and words of its message.
+async fn wait_condition(stage: &Stage, kind: &str, status: &str, words: &str) -> Result<()> {
+    let path = format!("{{.status.conditions[?(@.type==\"{kind}\")]['status','message']}}");
+    until(SOON, &format!("the policy is {kind}={status}: {words}"), async || {
+        let said = stage.policy("api", &path)?;
+        Ok((said.starts_with(status) && said.contains(words)).then_some(()))
+    })
+    .await
+    .with_context(|| stage.policy("api", "{.status}").unwrap_or_default())
+}
+
+#[tokio::test]
+async fn while_the_glass_is_broken_node_policy_event_and_metric_say_so_until_it_is_over() -> Result<()> {
+    let (stage, _turn) = stage().await?;
+    stage.apply(POLICY)?;
+    stage.wait_programmed("api").await?;
+    in_force(&stage)?;
+    let node =
+        |path: &str| stage.cluster.kubectl(&["get", "wln", "node-1", "-o", &format!("jsonpath={path}")]);
+    let event = |reason: &str| {
+        let path = "jsonpath={.items[*].note}";
+        let selector = format!("reason={reason},regarding.kind=Node,regarding.name=node-1");
+        let resource = "events.v1.events.k8s.io";
+        stage.cluster.kubectl(&["get", resource, "-n", "default", "--field-selector", &selector, "-o", path])
+    };
+    let metric =
+        || -> Result<Option<u64>> { Ok(http::sum(&stage.agent.metrics()?, "holdfast_break_glass", &[])) };
+    assert_eq!(metric()?, Some(0));
+    assert!(event("BreakGlass")?.is_empty());
+
+    let said = break_glass(&stage, &["--for", "20m", "--reason", "incident 7"])?;
+    assert!(said.starts_with("BreakGlass: this node refuses nothing until "), "{said}");
+    tcp(&stage, "batch", "api", 8080, DONE)?;
+    tcp(&stage, "api", "outside", 443, DONE)?;
+    until(SOON, "the metric is 1", async || Ok((metric()? == Some(1)).then_some(()))).await?;
+    until(SOON, "the node's report says so", async || {
+        let said = node("{.status.errors[*].message} {.status.policies[*].state}")?;
+        Ok((said.contains("BreakGlass: ") && said.contains("incident 7") && said.ends_with(" Failed"))
+            .then_some(()))
+    })
+    .await?;
+    assert!(node("{.status.policies[*].rules[*].reason}")?.contains("BreakGlass"));
+    wait_condition(&stage, "Programmed", "False", "BreakGlass").await?;
+    until(SOON, "an Event tells of it", async || {
+        Ok(event("BreakGlass")?.contains("incident 7").then_some(()))
+    })
+    .await?;
+    assert!(event("BreakGlassEnded")?.is_empty());
+
+    // It ends by itself, with nobody to end it.
+    break_glass(&stage, &["--for", "1s"])?;
+    stage.wait_programmed("api").await?;
+    in_force(&stage)?;
+    until(SOON, "the metric is 0", async || Ok((metric()? == Some(0)).then_some(()))).await?;
+    until(SOON, "an Event tells that it is over", async || {
+        Ok((!event("BreakGlassEnded")?.is_empty()).then_some(()))
+    })
+    .await?;
+    assert!(!node("{.status.errors[*].message}")?.contains("BreakGlass"));
+    Ok(())
 }
 
 #[tokio::test]

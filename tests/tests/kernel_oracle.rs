@@ -77,6 +77,10 @@ fn frame(packet: &Packet, own4: [u8; 4], own6: [u8; 16]) -> Vec<u8> {
     let mut transport = vec![0_u8; 32];
     transport[..2].copy_from_slice(&OUR_PORT.to_be_bytes());
     transport[2..4].copy_from_slice(&port.to_be_bytes());
+    if proto == Some(Protocol::Sctp) {
+        // Behind ports, tag and checksum: the type of the first chunk. INIT opens an association.
+        transport[12] = 1;
+    }
     let mut out = vec![0_u8; 12];
     // The kernel shows an IPv4-mapped address on the wire as IPv4.
     let peer = match packet.peer {
@@ -86,11 +90,7 @@ fn frame(packet: &Packet, own4: [u8; 4], own6: [u8; 16]) -> Vec<u8> {
     match peer {
         IpAddr::V4(peer) => {
             out.extend([0x08, 0x00]);
-            let number = match proto {
-                Some(Protocol::Tcp) => 6,
-                Some(Protocol::Udp) => 17,
-                None => 1,
-            };
+            let number = proto.map_or(1, Protocol::number);
             let (src, dst) = if egress { (own4, peer.octets()) } else { (peer.octets(), own4) };
             let length = u16::try_from(20 + transport.len()).expect("small").to_be_bytes();
             let offset = u16::from(fragment).wrapping_mul(100).to_be_bytes();
@@ -100,11 +100,7 @@ fn frame(packet: &Packet, own4: [u8; 4], own6: [u8; 16]) -> Vec<u8> {
         }
         IpAddr::V6(peer) => {
             out.extend([0x86, 0xdd]);
-            let number = match proto {
-                Some(Protocol::Tcp) => 6,
-                Some(Protocol::Udp) => 17,
-                None => 58,
-            };
+            let number = proto.map_or(58, Protocol::number);
             let next = if fragment { 44 } else { number };
             let extra = if fragment { 8 } else { 0 };
             let length = u16::try_from(extra + transport.len()).expect("small").to_be_bytes();
@@ -354,8 +350,7 @@ fn node_flow(packet: &Packet) -> Option<abi::NodeFlowKey> {
             return Some(key(packet.peer, 0, 0, if v6 { 58 } else { 1 }));
         }
     };
-    let number = if proto == Protocol::Tcp { 6 } else { 17 };
-    Some(key(packet.peer, from_port, to_port, number))
+    Some(key(packet.peer, from_port, to_port, proto.number()))
 }
 
 fn key(peer: IpAddr, from_port: u16, to_port: u16, proto: u8) -> abi::NodeFlowKey {

@@ -166,6 +166,33 @@ async fn wait_gone(cluster: &ControlPlane, what: &[&str]) -> Result<()> {
     until(PATIENCE, &format!("{what:?} is gone"), async || Ok((!exists(cluster, what)?).then_some(()))).await
 }
 
+/// The operator writes an Event on a policy whose `Enforced` flips, and counts on it when that happens again.
+async fn flips(stage: &Stage) -> Result<()> {
+    for (told, app) in ["nobody", "api", "nobody", "api", "nobody"].into_iter().enumerate() {
+        stage.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1
+kind: WorkloadPolicy
+metadata: {{name: flips, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: {app}}}}}, syscalls: {{rules: [{{names: [mount], action: Audit}}]}}}}
+"
+        ))?;
+        until(PATIENCE, &format!("flip {told} is told"), async || {
+            let times = get(
+                &stage.cluster,
+                &["events.events.k8s.io", "-n", "shop", "--field-selector", "regarding.name=flips"],
+                "{range .items[*]}{.series.count}{\"\\n\"}{end}",
+            )?;
+            Ok((times.lines().map(|line| line.parse().unwrap_or(1)).sum::<usize>() >= told).then_some(()))
+        })
+        .await?;
+    }
+    stage.cluster.kubectl(&["delete", "wlp", "flips", "-n", "shop"])?;
+    let requests = rights::requests(&stage.cluster, OPERATOR)?;
+    let counts = "patch /apis/events.k8s.io/v1/namespaces/shop/events/flips.";
+    assert!(requests.iter().any(|request| request.text.contains(counts)), "no flip is counted on an Event");
+    Ok(())
+}
+
 /// Writes a slice under the operator's hands until the operator has had to read it anew: while it writes the slice
 /// because a pod's address has changed, the slice changes every few milliseconds.
 async fn conflict(stage: &Stage) -> Result<()> {
@@ -282,6 +309,8 @@ async fn everything_works_with_what_the_chart_grants_and_nothing_is_granted_that
         Ok(requests.iter().any(counts).then_some(()))
     })
     .await?;
+
+    flips(&stage).await?;
 
     // `helm test`.
     until(PATIENCE, "the NodeAgent is available", async || {

@@ -242,25 +242,35 @@ fn has(table: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What stands under a heading in the line that begins with this word.
+fn cell<'a>(table: &'a str, first: &str, heading: &str) -> Result<&'a str> {
+    let head = table.lines().next().context("no headings")?;
+    let at = head.find(heading).with_context(|| format!("no {heading}"))?;
+    let line = table.lines().find(|line| line.starts_with(first)).with_context(|| format!("no {first}"))?;
+    Ok(line.get(at..).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default())
+}
+
 #[tokio::test]
 async fn tables_fit_a_terminal_and_say_what_matters() -> Result<()> {
     let stage = stage().await?;
 
     let both = table(&stage, "get wlp,wln -n shop")?;
-    let head = ["NAME", "MODE", "STATUS", "NODES", "DONE", "DEGRADED", "AGE"];
+    let head = ["NAME", "MODE", "STATUS", "ENFORCED", "NODES", "DONE", "AGE"];
     assert_eq!(row(&both, "NAME")?, head);
     let policy = |name: &str| format!("workloadpolicy.holdfast.dev/{name}");
-    has(&both, &[&policy("payments-api"), "Enforce", "NoAgent", "2", "1", "True"])?;
-    has(&both, &[&policy("frontend"), "Audit", "NoAgent", "2", "1", "False"])?;
-    has(&both, &[&policy("batch"), "Enforce", "NoWorkloads", "0", "0", "Unknown"])?;
-    has(&both, &[&policy("sockets"), "Enforce", "NotAccepted", "Unknown"])?;
+    has(&both, &[&policy("payments-api"), "Enforce", "NoAgent", "False", "2", "1"])?;
+    has(&both, &[&policy("frontend"), "Audit", "NoAgent", "False", "2", "1"])?;
+    has(&both, &[&policy("batch"), "Enforce", "NoWorkloads", "Unknown", "0", "0"])?;
+    has(&both, &[&policy("sockets"), "Enforce", "NotAccepted", "False"])?;
     let node = format!("workloadnode.holdfast.dev/{}", NODES[0]);
-    has(&both, &[&node, env!("CARGO_PKG_VERSION"), KERNEL])?;
+    has(&both, &[&node, KERNEL])?;
 
     table(&stage, "get wlp -A")?;
-    has(&table(&stage, "get cwlp")?, &["no-modules", "Enforce", "NoAgent", "2", "0", "Unknown"])?;
+    has(&table(&stage, "get cwlp")?, &["no-modules", "Enforce", "NoAgent", "False", "2", "0"])?;
+    let wide = stage.kubectl("get cwlp -o wide")?;
+    assert_eq!(cell(&wide, "no-modules", "DEGRADED")?, "Unknown", "{wide}");
     let nodes = table(&stage, "get wln")?;
-    assert_eq!(row(&nodes, "NAME")?, ["NAME", "AGENT", "KERNEL", "AGE"]);
+    assert_eq!(row(&nodes, "NAME")?, ["NAME", "KERNEL", "PROOF", "AGE"]);
     let agents = table(&stage, "get nag")?;
     assert_eq!(row(&agents, "NAME")?, ["NAME", "DESIRED", "UPDATED", "READY", "AVAILABLE", "AGE"]);
     has(&agents, &["default", "2", "0", "0", "False"])?;
@@ -278,8 +288,14 @@ async fn tables_fit_a_terminal_and_say_what_matters() -> Result<()> {
     for word in ["syscalls.rules[0]", "KillAfterEffect", "NoLsmAndNoFmodRet", "in force on 1 of 2 nodes"] {
         assert!(payments.contains(word), "{payments}");
     }
+    for (name, degraded) in
+        [("payments-api", "True"), ("frontend", "False"), ("batch", "Unknown"), ("sockets", "Unknown")]
+    {
+        assert_eq!(cell(&wide, name, "DEGRADED")?, degraded, "{name}: {wide}");
+    }
     let wide = stage.kubectl("get wln -o wide")?;
     eprintln!("{wide}");
+    assert_eq!(cell(&wide, NODES[0], "AGENT")?, env!("CARGO_PKG_VERSION"), "{wide}");
     assert!(wide.contains("x86_64   Unavailable   Unavailable"), "{wide}");
     let wide = stage.kubectl("get ewl -n shop -o wide")?;
     assert!(wide.contains("2001:db8:0:1::17") && wide.contains("/system.slice/ledger.service"), "{wide}");

@@ -26,11 +26,13 @@ fn is_what_was_asked_for(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
              cat /proc/net/if_inet6 | grep -q ' lo$' && echo has-ipv6",
             TIMEOUT,
         )?;
-    let lsm =
-        if lsm_bpf { "lockdown,capability,landlock,yama,bpf" } else { "lockdown,capability,landlock,yama" };
+    // Landlock is of 5.13.
+    let landlock = if kernel == Kernel::Debian5_10 { "" } else { "landlock," };
+    let bpf = if lsm_bpf { ",bpf" } else { "" };
+    let lsm = format!("lockdown,capability,{landlock}yama{bpf}");
     let wanted = [
         &release,
-        lsm,
+        &lsm,
         "has-btf",
         "/sys/fs/cgroup cgroup2",
         "/sys/fs/bpf bpf",
@@ -47,6 +49,16 @@ fn is_what_was_asked_for(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
         outcome.boot, outcome.total
     );
     Ok(())
+}
+
+#[test]
+fn kernel_5_10_boots_with_bpf_in_lsm() -> Result<()> {
+    is_what_was_asked_for(Kernel::Debian5_10, true)
+}
+
+#[test]
+fn kernel_5_10_boots_without_bpf_in_lsm() -> Result<()> {
+    is_what_was_asked_for(Kernel::Debian5_10, false)
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub mod flags {
     pub const ARGUMENTS: u32 = 16;
     /// A [`super::Task`] follows.
     pub const TASK: u32 = 32;
+    /// And a [`super::Object`] after it.
+    pub const OBJECT: u32 = 64;
 }
 
 /// Bits of [`Task::flags`].
@@ -39,6 +41,16 @@ pub mod task_flags {
     pub const PARENT_ROOTED: u32 = 4;
     /// Its beginning is missing.
     pub const PARENT_PATH_CUT: u32 = 8;
+}
+
+/// Bits of [`Object::flags`].
+pub mod object_flags {
+    /// A path of its mount namespace; else only the name of what is mounted nowhere.
+    pub const ROOTED: u16 = 1;
+    /// Its beginning is missing.
+    pub const PATH_CUT: u16 = 2;
+    /// It is of a tree that is mounted nowhere, or could not be read to its end.
+    pub const PARTIAL: u16 = 4;
 }
 
 /// [`Event::hook`] where no security hook decided.
@@ -57,6 +69,8 @@ pub mod program {
     pub const SYSCALL: u8 = 8;
     /// The entry of a call.
     pub const SYS_ENTER: u8 = 9;
+    /// A security hook, for rules on executables, files and capabilities.
+    pub const ACCESS: u8 = 10;
 }
 /// Records of one key that may come at once.
 pub const BURST: u64 = 10;
@@ -134,6 +148,17 @@ mirrors! {
         /// Each with a final zero.
         arguments: Bytes<512>,
     }
+    /// What it was done to.
+    Object = "hf_object" {
+        /// A bit for each operation, in the order of `policy::model::Operation`; 0 = it was to be executed.
+        does: u32,
+        /// [`object_flags`].
+        flags: u16,
+        /// Size of the path.
+        path_size: u16,
+        /// The path, or a name.
+        path: Bytes<1024>,
+    }
     /// How fast records of one key may come.
     Bucket = "hf_bucket" {
         /// When it is full again, in nanoseconds of `CLOCK_BOOTTIME`.
@@ -150,6 +175,8 @@ pub struct Record {
     pub event: Event,
     /// Who did it.
     pub task: Option<Box<Task>>,
+    /// What it was done to.
+    pub object: Option<Box<Object>>,
 }
 
 impl Record {
@@ -162,7 +189,12 @@ impl Record {
         } else {
             Some(Box::new(read(bytes.get(size_of::<Event>()..)?)?))
         };
-        Some(Self { event, task })
+        let object = if event.flags & flags::OBJECT == 0 {
+            None
+        } else {
+            Some(Box::new(read(bytes.get(size_of::<Event>() + size_of::<Task>()..)?)?))
+        };
+        Some(Self { event, task, object })
     }
 
     /// The record's bytes, for tests of what reads them.
@@ -175,6 +207,7 @@ impl Record {
         }
         let mut out = bytes(&self.event);
         out.extend(self.task.iter().flat_map(|task| bytes(&**task)));
+        out.extend(self.object.iter().flat_map(|object| bytes(&**object)));
         out
     }
 }

@@ -21,6 +21,17 @@ pub fn pollable(
     unsafe { AsyncFd::register(ring) }.map_err(io::Error::from)
 }
 
+/// Keeps the allocator small, before there is a second thread: one arena for all of them, as they mostly wait, and large
+/// pieces mapped one by one at any time, so that what is freed goes back to the kernel and leaves no holes behind.
+pub fn spare_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two numbers and touches nothing but the allocator's own settings; what it does not know it ignores.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
+    }
+}
+
 /// Gives memory that is free back to the kernel: loading programs needs much more of it than running does.
 pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
@@ -33,9 +44,19 @@ pub fn trim_memory() {
 /// Nanoseconds since boot, sleep included: the kernel programs' `bpf_ktime_get_boot_ns`.
 #[must_use]
 pub fn boot_time_ns() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// Nanoseconds since boot, sleep not included.
+#[must_use]
+pub fn awake_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure is ours, and the clock is one that every kernel with BPF has.
-    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0 {
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return 0;
     }
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));

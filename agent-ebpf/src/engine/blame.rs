@@ -65,6 +65,9 @@ mod tests {
             mode: Mode::Enforce,
             network: None,
             syscalls: None,
+            processes: None,
+            files: None,
+            capabilities: None,
         }
     }
 

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_policy::compile::{NetSet, SysSet};
+use holdfast_crds::event::RuleKind;
+use holdfast_policy::compile::{AccessSet, NetSet, SysSet};
 use holdfast_policy::model::RuleRef;
 
 use crate::abi;
@@ -23,7 +24,7 @@ pub struct Subject {
     pub workload: String,
     /// `namespace/name` or `cluster/name`.
     pub policy: String,
-    /// `network` or `syscall`.
+    /// `network`, `syscall`, `process`, `file` or `capability`.
     pub rule_kind: &'static str,
     /// The rule's path in the policy.
     pub rule: String,
@@ -41,6 +42,24 @@ pub fn given_name(given: u8) -> &'static str {
         abi::given::DENY_AND_KILL => "DenyAndKill",
         abi::given::KILL_AFTER_EFFECT => "KillAfterEffect",
         _ => "Audit",
+    }
+}
+
+/// What a rule is about, by the kernel's number.
+#[must_use]
+pub fn kind_name(kind: u8) -> &'static str {
+    rule_kind(kind).as_str()
+}
+
+/// The same, as events have it.
+#[must_use]
+pub fn rule_kind(kind: u8) -> RuleKind {
+    match kind {
+        abi::kind::SYSCALL => RuleKind::Syscall,
+        abi::kind::PROCESS => RuleKind::Process,
+        abi::kind::FILE => RuleKind::File,
+        abi::kind::CAPABILITY => RuleKind::Capability,
+        _ => RuleKind::Network,
     }
 }
 
@@ -80,6 +99,7 @@ pub struct Counts {
     workloads: HashMap<u32, Who>,
     net_sets: BTreeMap<u32, Arc<NetSet>>,
     sys_sets: BTreeMap<u32, Arc<SysSet>>,
+    access_sets: BTreeMap<u32, Arc<AccessSet>>,
     /// What an earlier agent's numbers mean.
     names: Names,
     /// `None` until something was put in force: until then everything in the maps is an earlier agent's, and live.
@@ -115,6 +135,7 @@ impl Counts {
         }
         self.net_sets.extend(meaning.net_sets.iter().map(|(number, set)| (*number, Arc::clone(set))));
         self.sys_sets.extend(meaning.sys_sets.iter().map(|(number, set)| (*number, Arc::clone(set))));
+        self.access_sets.extend(meaning.access_sets.iter().map(|(number, set)| (*number, Arc::clone(set))));
         self.live = Some(meaning.clone());
     }
 
@@ -129,7 +150,9 @@ impl Counts {
                 *self.totals.entry(subject.clone()).or_default() += count;
             }
             let Some(live) = &self.live else { continue };
-            let sets = live.net_sets.contains_key(&key.set) || live.sys_sets.contains_key(&key.set);
+            let sets = live.net_sets.contains_key(&key.set)
+                || live.sys_sets.contains_key(&key.set)
+                || live.access_sets.contains_key(&key.set);
             if live.workloads.contains_key(&key.workload) && sets {
                 continue;
             }
@@ -144,6 +167,7 @@ impl Counts {
             let used = |number: &u32| raw.keys().any(|key| key.set == *number);
             self.net_sets.retain(|number, _| live.net_sets.contains_key(number) || used(number));
             self.sys_sets.retain(|number, _| live.sys_sets.contains_key(number) || used(number));
+            self.access_sets.retain(|number, _| live.access_sets.contains_key(number) || used(number));
             self.workloads.retain(|index, _| {
                 live.workloads.contains_key(index) || raw.keys().any(|key| key.workload == *index)
             });
@@ -169,7 +193,8 @@ impl Counts {
             .collect();
         let net = live.net_sets.values().flat_map(|set| &set.key.policies);
         let sys = live.sys_sets.values().flat_map(|set| &set.key.policies);
-        let policies: HashSet<String> = net.chain(sys).map(|key| key.id.to_string()).collect();
+        let access = live.access_sets.values().flat_map(|set| &set.key.policies);
+        let policies: HashSet<String> = net.chain(sys).chain(access).map(|key| key.id.to_string()).collect();
         self.settled.retain(|subject, kept| {
             let owner = (subject.namespace.as_str(), subject.workload.as_str());
             if owners.contains(&owner) && policies.contains(&subject.policy) {
@@ -192,13 +217,13 @@ impl Counts {
         let (who, policy, path) = if let Some(who) = self.workloads.get(&key.workload) {
             let RuleRef { policy, path } = match key.kind {
                 0 | 1 => self.net_sets.get(&key.set)?.rules.get(rule)?,
-                _ => &self.sys_sets.get(&key.set)?.rules.get(rule)?.rule,
+                abi::kind::SYSCALL => &self.sys_sets.get(&key.set)?.rules.get(rule)?.rule,
+                _ => &self.access_sets.get(&key.set)?.rules.get(rule)?.rule,
             };
             (who.clone(), policy.to_string(), path.to_string())
         } else {
             let name = self.names.workloads.get(&key.workload)?;
-            let sets = if key.kind < 2 { &self.names.net_sets } else { &self.names.sys_sets };
-            let (policy, path) = sets.get(&key.set)?.get(rule)?.split_once(' ')?;
+            let (policy, path) = self.names.sets(key.kind).get(&key.set)?.get(rule)?.split_once(' ')?;
             let who = Who { namespace: name.namespace.clone(), workload: name.owner.clone() };
             (who, policy.to_owned(), path.to_owned())
         };
@@ -206,7 +231,7 @@ impl Counts {
             namespace: who.namespace,
             workload: who.workload,
             policy,
-            rule_kind: if key.kind < 2 { "network" } else { "syscall" },
+            rule_kind: kind_name(key.kind),
             rule: path,
             given: given_name(key.given),
         })

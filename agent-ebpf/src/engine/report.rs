@@ -7,6 +7,7 @@ use holdfast_policy::compile::Compiled;
 use holdfast_policy::model::{Action, Mode, NetScope, Policy, PolicyId, RulePath};
 use holdfast_policy::syscalls::hooks::Hook;
 
+use crate::lower::access;
 use crate::lower::syscalls::{self as sys, Given};
 use crate::mechanisms::Mechanisms;
 use crate::workloads::Placement;
@@ -38,7 +39,7 @@ pub const PACKET_SOCKETS: &str = "network (AF_PACKET sockets)";
 pub struct RuleReport {
     /// Its path in the policy, such as `syscalls.rules[0]`.
     pub rule: String,
-    /// `network` or `syscall`.
+    /// `network`, `syscall`, `process`, `file` or `capability`.
     pub kind: &'static str,
     /// What it asks.
     pub asked: String,
@@ -68,6 +69,8 @@ pub(super) struct Input<'a> {
     pub(super) compiled: &'a Compiled,
     pub(super) placements: &'a [Placement],
     pub(super) mechanisms: &'a Mechanisms,
+    /// Places of workloads whose root is no overlayfs.
+    pub(super) other_roots: &'a HashSet<usize>,
 }
 
 pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
@@ -90,6 +93,7 @@ pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
             }
         }
     }
+    access_rules(input, &mut workloads, &mut rules);
     for set in &input.compiled.sys_sets {
         for (rule, given) in set.rules.iter().zip(sys::given(set, input.mechanisms)) {
             let mode = set.policies.get(usize::from(rule.policy)).map_or(Mode::Enforce, |policy| policy.mode);
@@ -125,6 +129,61 @@ pub(super) fn policies(input: &Input<'_>) -> Vec<PolicyReport> {
             }
         })
         .collect()
+}
+
+/// Rules on executables, files and capabilities.
+fn access_rules<'a>(
+    input: &Input<'a>,
+    workloads: &mut HashMap<&'a PolicyId, BTreeSet<&'a str>>,
+    rules: &mut HashMap<PolicyId, BTreeMap<String, RuleReport>>,
+) {
+    // Policies that concern something whose image cannot be told, and why not.
+    let mut imageless: HashMap<&PolicyId, (&'static str, &str)> = HashMap::new();
+    for (place, (placement, assignment)) in
+        input.placements.iter().zip(&input.compiled.assignments).enumerate()
+    {
+        for set in assignment.access_set.iter().map(|i| &input.compiled.access_sets[*i]) {
+            for key in &set.key.policies {
+                workloads.entry(&key.id).or_default().insert(&placement.workload.uid);
+                if !placement.pod {
+                    imageless.insert(&key.id, ("NoImage", "hosts and their services are made from no image"));
+                } else if input.other_roots.contains(&place) {
+                    let why = "the root of a container is no overlayfs: what was in its image cannot be told";
+                    imageless.entry(&key.id).or_insert(("NoOverlayRoot", why));
+                }
+            }
+        }
+    }
+    for set in &input.compiled.access_sets {
+        for (rule, given) in set.rules.iter().zip(access::given(set, input.in_force, input.mechanisms)) {
+            let id = &rule.rule.policy;
+            let mut row = RuleReport {
+                rule: rule.rule.path.to_string(),
+                kind: match rule.rule.path {
+                    RulePath::File(_) => "file",
+                    RulePath::Capability(_) => "capability",
+                    _ => "process",
+                },
+                asked: if set.mode(rule) == Mode::Audit { "Audit" } else { sys::asked(rule.action) }
+                    .to_owned(),
+                given: given.given.name().to_owned(),
+                mechanism: given.mechanism.map(crate::mechanisms::Mechanism::name),
+                reason: given.reason,
+                message: given.message,
+            };
+            let policy = input.in_force.get(id);
+            if row.reason.is_none()
+                && let Some((reason, message)) = imageless.get(id)
+                && policy.is_some_and(|policy| access::is_about_the_image(rule.rule.path, policy))
+            {
+                Given::NotCovered.name().clone_into(&mut row.given);
+                row.mechanism = None;
+                row.reason = Some(reason);
+                row.message = Some((*message).to_owned());
+            }
+            rules.entry(id.clone()).or_default().insert(row.rule.clone(), row);
+        }
+    }
 }
 
 fn syscall_row(rule: String, action: Action, mode: Mode, given: &sys::RuleGiven) -> RuleReport {

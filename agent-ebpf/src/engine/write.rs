@@ -51,6 +51,9 @@ pub(super) fn write(
     let verdicts = delta(&current.verdicts, &new.verdicts);
     let syscalls = delta(&current.syscalls, &new.syscalls);
     let clauses = delta(&current.clauses, &new.clauses);
+    let path_rows = delta(&current.path_rows, &new.path_rows);
+    let access_rows = delta(&current.access_rows, &new.access_rows);
+    let access_sets = delta(&current.access_sets, &new.access_sets);
     let peers = delta(&current.classes, &new.classes);
     let cidrs = delta(&current.cidrs, &new.cidrs);
     let addresses = delta(&current.addresses, &new.addresses);
@@ -79,6 +82,9 @@ pub(super) fn write(
     put(&mut maps.verdicts, &mut current.verdicts, &verdicts.write)?;
     put(&mut maps.clauses, &mut current.clauses, &clauses.write)?;
     put(&mut maps.syscalls, &mut current.syscalls, &syscalls.write)?;
+    put(&mut maps.path_rows, &mut current.path_rows, &path_rows.write)?;
+    put(&mut maps.access_rows, &mut current.access_rows, &access_rows.write)?;
+    put(&mut maps.access_sets, &mut current.access_sets, &access_sets.write)?;
     // Who is who, before addresses name them.
     put(&mut maps.classes, &mut current.classes, &peers.write)?;
     put(&mut maps.cidrs, &mut current.cidrs, &cidrs.write)?;
@@ -97,6 +103,9 @@ pub(super) fn write(
         drop_rows(&mut maps.verdicts, &mut current.verdicts, &verdicts.remove)?;
         drop_rows(&mut maps.syscalls, &mut current.syscalls, &syscalls.remove)?;
         drop_rows(&mut maps.clauses, &mut current.clauses, &clauses.remove)?;
+        drop_rows(&mut maps.access_sets, &mut current.access_sets, &access_sets.remove)?;
+        drop_rows(&mut maps.access_rows, &mut current.access_rows, &access_rows.remove)?;
+        drop_rows(&mut maps.path_rows, &mut current.path_rows, &path_rows.remove)?;
     }
     if *stale || control.flags != flags {
         // Flows are decided anew when they meet another epoch.
@@ -107,6 +116,9 @@ pub(super) fn write(
     read_back(&maps.verdicts, &verdicts.write)?;
     read_back(&maps.clauses, &clauses.write)?;
     read_back(&maps.syscalls, &syscalls.write)?;
+    read_back(&maps.path_rows, &path_rows.write)?;
+    read_back(&maps.access_rows, &access_rows.write)?;
+    read_back(&maps.access_sets, &access_sets.write)?;
     read_back(&maps.classes, &peers.write)?;
     read_back(&maps.cidrs, &cidrs.write)?;
     read_back(&maps.addresses, &addresses.write)?;
@@ -120,6 +132,8 @@ pub(super) fn write(
         verdicts.write.len(),
         syscalls.write.len(),
         clauses.write.len(),
+        access_rows.write.len(),
+        access_sets.write.len(),
         workloads.write.len(),
         workloads.remove.len(),
         cgroups.write.len(),

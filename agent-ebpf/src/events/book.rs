@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_crds::event::{Asked, EventPod};
-use holdfast_policy::compile::{NetSet, PolicyKey, SysSet};
+use holdfast_policy::compile::{AccessSet, NetSet, PolicyKey, SysSet};
 use holdfast_policy::model::{Action, Mode, Policy, PolicyId, RuleRef};
 
-use crate::abi::CounterKey;
+use crate::abi::{self, CounterKey};
 use crate::engine::counts::owner_label;
 use crate::lower::Meaning;
 use crate::mechanisms::{Mechanism, Mechanisms};
@@ -114,6 +114,7 @@ pub struct Book {
     workloads: Aging<u32, Who>,
     net_sets: Aging<u32, Set<NetSet>>,
     sys_sets: Aging<u32, Set<SysSet>>,
+    access_sets: Aging<u32, Set<AccessSet>>,
     cgroups: Aging<u64, String>,
     hooks: HashMap<u32, Mechanism>,
     /// Of an agent before this one.
@@ -139,6 +140,10 @@ impl Book {
             (*number, Set { set: Arc::clone(set), policies: versions(&set.key.policies, policies) })
         };
         self.sys_sets.renew(meaning.sys_sets.iter().map(sys), now);
+        let access = |(number, set): (&u32, &Arc<AccessSet>)| {
+            (*number, Set { set: Arc::clone(set), policies: versions(&set.key.policies, policies) })
+        };
+        self.access_sets.renew(meaning.access_sets.iter().map(access), now);
         let paths: HashMap<u64, &String> = cgroups.iter().map(|cgroup| (cgroup.id, &cgroup.path)).collect();
         let used = meaning.workloads.values().flat_map(|position| &placements[*position].cgroups);
         self.cgroups.renew(used.filter_map(|id| Some((*id, (*paths.get(id)?).clone()))), now);
@@ -168,18 +173,18 @@ impl Book {
                 let rule = known.set.rules.get(number)?;
                 return Some(rule_of(rule, &known.set.key.policies, &known.policies, Asked::Deny));
             }
-        } else if let Some(known) = self.sys_sets.get(&key.set) {
+        } else if key.kind == abi::kind::SYSCALL {
+            if let Some(known) = self.sys_sets.get(&key.set) {
+                let rule = known.set.rules.get(number)?;
+                let asked = asked(rule.action);
+                return Some(rule_of(&rule.rule, &known.set.key.policies, &known.policies, asked));
+            }
+        } else if let Some(known) = self.access_sets.get(&key.set) {
             let rule = known.set.rules.get(number)?;
-            let asked = match rule.action {
-                Action::Allow => Asked::Allow,
-                Action::Audit => Asked::Audit,
-                Action::Deny => Asked::Deny,
-                Action::Kill => Asked::Kill,
-            };
+            let asked = asked(rule.action);
             return Some(rule_of(&rule.rule, &known.set.key.policies, &known.policies, asked));
         }
-        let sets = if key.kind < 2 { &self.names.net_sets } else { &self.names.sys_sets };
-        let (policy, path) = sets.get(&key.set)?.get(number)?.split_once(' ')?;
+        let (policy, path) = self.names.sets(key.kind).get(&key.set)?.get(number)?.split_once(' ')?;
         Some(Rule {
             policy: None,
             policy_name: policy.to_owned(),
@@ -193,8 +198,11 @@ impl Book {
     /// Whether workload and set are in force.
     #[must_use]
     pub fn is_live(&self, key: &CounterKey) -> bool {
-        let set =
-            if key.kind < 2 { self.net_sets.is_live(&key.set) } else { self.sys_sets.is_live(&key.set) };
+        let set = match key.kind {
+            0 | 1 => self.net_sets.is_live(&key.set),
+            abi::kind::SYSCALL => self.sys_sets.is_live(&key.set),
+            _ => self.access_sets.is_live(&key.set),
+        };
         set && self.workloads.is_live(&key.workload)
     }
 
@@ -220,6 +228,15 @@ impl From<&Placement> for Who {
             pod: placement.pod.then(|| EventPod { name: workload.name.clone(), uid: workload.uid.clone() }),
             container: workload.container.clone(),
         }
+    }
+}
+
+fn asked(action: Action) -> Asked {
+    match action {
+        Action::Allow => Asked::Allow,
+        Action::Audit => Asked::Audit,
+        Action::Deny => Asked::Deny,
+        Action::Kill => Asked::Kill,
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use holdfast_crds::event::{Direction, Done, Event, EventKind, Gap, Network, Process, RuleKind, Syscall};
+use holdfast_crds::event::{Direction, Done, Event, EventKind, File, Gap, Network, Process, Syscall, escape};
+use holdfast_policy::model::Operation;
 use holdfast_policy::syscalls::{self, Abi};
 use k8s_openapi::jiff::Timestamp;
 
 use super::book::Book;
 use super::process::process;
-use crate::abi::event::{Record, flags, program};
+use crate::abi::event::{Object, Record, flags, object_flags, program};
 use crate::abi::{self, CounterKey};
+use crate::engine::counts::rule_kind;
 use crate::mechanisms::Mechanism;
 
 /// Turns the kernel's time since boot into time of day.
@@ -63,6 +65,7 @@ pub fn event(record: &Record, book: &Book, clock: Clock, node: &str, suppressed:
     if raw.flags & flags::CALL != 0 {
         event.syscall = Some(syscall(raw));
     }
+    event.file = record.object.as_deref().map(file);
     let cgroup = book.cgroup(raw.cgroup).cloned();
     event.process = match &record.task {
         Some(task) => Some(Process { cgroup, ..process(task, clock) }),
@@ -98,10 +101,11 @@ fn of_key(key: &CounterKey, book: &Book, time: String, node: &str) -> Event {
     if let Some(rule) = book.rule(key) {
         event.policy = Some(rule.policy_name);
         event.generation = rule.generation;
+        event.capability = capability(&rule.path);
         event.rule = Some(rule.path);
         event.asked = rule.asked;
     }
-    event.rule_kind = Some(if key.kind < 2 { RuleKind::Network } else { RuleKind::Syscall });
+    event.rule_kind = Some(rule_kind(key.kind));
     event.given = Some(match key.given {
         abi::given::DROP => Done::Drop,
         abi::given::REJECT => Done::Reject,
@@ -113,11 +117,32 @@ fn of_key(key: &CounterKey, book: &Book, time: String, node: &str) -> Event {
     event
 }
 
+/// The capability of a rule such as `capabilities.deny[NET_RAW]`.
+fn capability(rule: &str) -> Option<String> {
+    let name = rule.strip_prefix("capabilities.deny[")?.strip_suffix(']')?;
+    Some(name.to_owned())
+}
+
+fn file(object: &Object) -> File {
+    let size = usize::from(object.path_size).min(object.path.0.len());
+    let operations = if object.does == 0 {
+        vec!["Execute".to_owned()]
+    } else {
+        let does = |operation: &&Operation| object.does >> operation.index() & 1 != 0;
+        Operation::ALL.iter().filter(does).map(ToString::to_string).collect()
+    };
+    File {
+        path: escape(&object.path.0[..size]),
+        operations,
+        truncated: object.flags & (object_flags::PATH_CUT | object_flags::PARTIAL) != 0,
+    }
+}
+
 fn mechanism(program: u8, hook: u8, book: &Book) -> Option<&'static str> {
     match program {
         program::EGRESS | program::INGRESS => Some("cgroup_skb"),
         program::CONNECT | program::SENDMSG => Some("cgroup_sock_addr"),
-        program::SYSCALL => book.mechanism(hook).map(Mechanism::name),
+        program::SYSCALL | program::ACCESS => book.mechanism(hook).map(Mechanism::name),
         program::SYS_ENTER => Some(Mechanism::SysEnter.name()),
         _ => None,
     }

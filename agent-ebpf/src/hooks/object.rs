@@ -51,6 +51,8 @@ impl Object {
             .to_bytes();
         let types = Arc::new(bpf::load_btf(&types).map_err(HookError::Types)?);
         object.relocate_btf(kernel).map_err(|e| failed(&e))?;
+        // Of no use from here on, and large.
+        (object.btf, object.btf_ext) = (None, None);
         Ok(Self { object, types })
     }
 

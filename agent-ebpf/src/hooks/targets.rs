@@ -18,6 +18,8 @@ pub(super) struct Targets {
     pub(super) functions: BTreeMap<Hook, u32>,
     /// The tracepoint at the entry of every system call.
     pub(super) sys_enter: Option<u32>,
+    /// Programs may call `bpf_loop` (since 5.17).
+    pub(super) has_loop: bool,
 }
 
 impl Targets {
@@ -38,6 +40,7 @@ impl Targets {
         }
         let mut found = Self::default();
         each_name(btf, |id, kind, name| match kind {
+            ENUMERATOR => found.has_loop |= name == b"BPF_FUNC_loop",
             FUNC => {
                 if let Some(hook) = name.strip_prefix(b"bpf_lsm_").and_then(|name| lsm.get(name)) {
                     found.lsm.insert(*hook, id);
@@ -48,15 +51,23 @@ impl Targets {
             TYPEDEF if name == b"btf_trace_sys_enter" => found.sys_enter = Some(id),
             _ => {}
         })?;
+        if !found.has_loop {
+            // Takes structures by value, which programs may not be attached to before 6.1.
+            found.lsm.remove(&Hook::PathChown);
+            found.functions.remove(&Hook::PathChown);
+        }
         Some(found)
     }
 }
 
 /// include/uapi/linux/btf.h
 const MAGIC: u16 = 0xeb9f;
+const ENUMERATION: u32 = 6;
 const TYPEDEF: u32 = 8;
 const FUNC: u32 = 12;
 const TYPE: usize = 12;
+/// No kind of BTF's: what [`each_name`] calls a member of an enumeration.
+const ENUMERATOR: u32 = u32::MAX;
 
 /// Bytes that follow a type of this kind with this many members.
 fn tail(kind: u32, members: usize) -> Option<usize> {
@@ -70,7 +81,8 @@ fn tail(kind: u32, members: usize) -> Option<usize> {
     })
 }
 
-/// Calls `each` with the number, kind and name of every type.
+/// Calls `each` with the number, kind and name of every function and type definition, and of every enumerator with the
+/// number of its enumeration.
 fn each_name(btf: &[u8], mut each: impl FnMut(u32, u32, &[u8])) -> Option<()> {
     let word = |bytes: &[u8], at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let size = |at: usize| usize::try_from(word(btf, at)?).ok();
@@ -84,9 +96,17 @@ fn each_name(btf: &[u8], mut each: impl FnMut(u32, u32, &[u8])) -> Option<()> {
     while at < types.len() {
         let info = word(types, at + 4)?;
         let (kind, members) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).ok()?);
-        let name = strings.get(usize::try_from(word(types, at)?).ok()?..)?;
+        let name = |at: usize| {
+            let text = strings.get(usize::try_from(word(types, at)?).ok()?..)?;
+            text.split(|byte| *byte == 0).next()
+        };
         if kind == FUNC || kind == TYPEDEF {
-            each(id, kind, name.split(|byte| *byte == 0).next()?);
+            each(id, kind, name(at)?);
+        }
+        if kind == ENUMERATION {
+            for member in 0..members {
+                each(id, ENUMERATOR, name(at + TYPE + 8 * member)?);
+            }
         }
         at += TYPE + tail(kind, members)?;
         id += 1;

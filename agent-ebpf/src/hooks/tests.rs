@@ -31,7 +31,7 @@ fn the_kernel_programs_number_the_hooks_as_the_policy_crate_does() {
 
 fn targets(lsm: &[Hook], functions: &[Hook]) -> Targets {
     let numbered = |hooks: &[Hook]| hooks.iter().copied().zip(1..).collect();
-    Targets { lsm: numbered(lsm), functions: numbered(functions), sys_enter: Some(9) }
+    Targets { lsm: numbered(lsm), functions: numbered(functions), sys_enter: Some(9), has_loop: true }
 }
 
 fn no(why: &str) -> State {

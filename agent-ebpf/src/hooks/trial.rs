@@ -238,6 +238,10 @@ fn private_maps(
         "clauses",
         "event_buckets",
         "event_told",
+        "path_rows",
+        "access_rows",
+        "access_sets",
+        "other_roots",
     ];
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf)).default_map_pin_directory(pins);

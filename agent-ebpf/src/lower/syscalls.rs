@@ -139,7 +139,7 @@ pub(super) fn lower_set(
     out: &mut Lowered,
 ) -> Result<(), LowerError> {
     let mut calls = set.calls.clone();
-    let closing = ring_clauses(&calls);
+    let closing = ring_clauses(&calls, others(set, mechanisms));
     close_io_uring(&mut calls, &closing);
     for ((abi, nr), clauses) in &calls {
         let name = syscalls::name(*abi, *nr).unwrap_or_default();
@@ -157,7 +157,8 @@ pub(super) fn lower_set(
         let enter = way.at_entry && rows.iter().any(|row| row.action != action(Action::Allow));
         out.sys_enter |= enter;
         out.hooks |= way.hooks;
-        if way.hooks == 0 && !enter {
+        // Under an allow-list a row that is not there means the default, so that what is allowed needs one too.
+        if way.hooks == 0 && !enter && others(set, mechanisms).is_empty() {
             continue;
         }
         let key = abi::SyscallKey { set: number, abi: u32::from(*abi == Abi::I386), nr: *nr };
@@ -174,7 +175,46 @@ pub(super) fn lower_set(
             out.tables.clauses.insert(key, row);
         }
     }
+    lower_others(set, number, mechanisms, out)?;
     refuse_old_rings(&calls, &closing, number, mechanisms, out);
+    Ok(())
+}
+
+/// What becomes of the calls that no rule names, where this kernel lets them be seen.
+fn others<'a>(set: &'a SysSet, mechanisms: &Mechanisms) -> &'a [Clause] {
+    if mechanisms.no_sys_enter.is_none() { &set.others } else { &[] }
+}
+
+/// The rows of every call that no rule names, on both ways into the kernel: judged at its entry, as a call of any number
+/// has to be.
+fn lower_others(
+    set: &Arc<SysSet>,
+    number: u32,
+    mechanisms: &Mechanisms,
+    out: &mut Lowered,
+) -> Result<(), LowerError> {
+    let others = others(set, mechanisms);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<abi::Clause> = others.iter().flat_map(|clause| rows(clause, clause.action)).collect();
+    if found.len() > abi::MAX_CLAUSES {
+        return Err(LowerError::TooManyClauses {
+            policy: most(set, others),
+            concerned: set.policies.iter().map(|policy| policy.id.clone()).collect(),
+            call: "syscalls.default".to_owned(),
+            count: found.len(),
+        });
+    }
+    out.sys_enter = true;
+    let clauses = u32::try_from(found.len()).unwrap_or(u32::MAX);
+    for abi in [false, true].map(u32::from) {
+        let key = abi::SyscallKey { set: number, abi, nr: abi::NR_ANY };
+        out.tables.syscalls.insert(key, abi::Syscall { hooks: 0, clauses, flags: abi::SYSCALL_AT_ENTRY });
+        for (index, row) in (0..).zip(&found) {
+            out.tables.clauses.insert(abi::ClauseKey { set: number, abi, nr: abi::NR_ANY, index }, *row);
+        }
+    }
     Ok(())
 }
 
@@ -186,8 +226,16 @@ fn most(set: &SysSet, clauses: &[Clause]) -> PolicyId {
 }
 
 /// The clauses that refuse a ring, by ABI: one for each policy that refuses a call which `io_uring` can make.
-fn ring_clauses(calls: &Calls) -> Vec<(Abi, Clause)> {
+/// What `others` refuses is refused to rings too, unless rules name every call that a ring can make.
+fn ring_clauses(calls: &Calls, others: &[Clause]) -> Vec<(Abi, Clause)> {
     let mut closing: Vec<(Abi, Clause)> = Vec::new();
+    for abi in [HOST_ABI, Abi::I386] {
+        let mut made = URING_CALLS.iter().filter_map(|name| syscalls::number(abi, name));
+        if made.any(|nr| !calls.contains_key(&(abi, nr))) {
+            let refusing = others.iter().filter(|clause| clause.action.refuses());
+            closing.extend(refusing.map(|clause| (abi, clause.clone())));
+        }
+    }
     for ((abi, nr), clauses) in calls {
         for clause in clauses.iter().filter(|clause| is_ring_call(*abi, *nr) && clause.action.refuses()) {
             let closes = Clause { conditions: Vec::new(), action: Action::Deny, ..clause.clone() };
@@ -294,7 +342,8 @@ fn fallback(set: &SysSet, policy: u16) -> Fallback {
     set.policies.get(usize::from(policy)).map_or(Fallback::None, |policy| policy.fallback)
 }
 
-const fn action(action: Action) -> u8 {
+/// The kernel's number of an action (`enum hf_action`).
+pub(super) const fn action(action: Action) -> u8 {
     match action {
         Action::Allow => 0,
         Action::Audit => 1,
@@ -360,27 +409,35 @@ fn lower_condition(condition: &Condition) -> abi::Condition {
 #[must_use]
 pub fn given(set: &SysSet, mechanisms: &Mechanisms) -> Vec<RuleGiven> {
     let mut out: Vec<Option<RuleGiven>> = vec![None; set.rules.len()];
+    let mut count = |clause: &Clause, name: &str, way: &Way| {
+        let (given, mechanism, reason) = clause_given(set, clause, name, way, mechanisms);
+        let short = given > wanted(clause.action, clause.mode);
+        let entry = out[usize::from(clause.rule)].get_or_insert_with(|| RuleGiven {
+            given,
+            mechanism,
+            reason,
+            calls: BTreeSet::new(),
+        });
+        if given > entry.given {
+            entry.given = given;
+            entry.reason = reason;
+        }
+        entry.mechanism = entry.mechanism.max(mechanism);
+        if short && !name.is_empty() {
+            entry.calls.insert(name.to_owned());
+        }
+    };
     for ((abi, nr), clauses) in &set.calls {
         let name = syscalls::name(*abi, *nr).unwrap_or_default();
         let way = way(name, clauses, mechanisms);
         for clause in clauses {
-            let (given, mechanism, reason) = clause_given(set, clause, name, &way, mechanisms);
-            let short = given > wanted(clause.action, clause.mode);
-            let entry = out[usize::from(clause.rule)].get_or_insert_with(|| RuleGiven {
-                given,
-                mechanism,
-                reason,
-                calls: BTreeSet::new(),
-            });
-            if given > entry.given {
-                entry.given = given;
-                entry.reason = reason;
-            }
-            entry.mechanism = entry.mechanism.max(mechanism);
-            if short {
-                entry.calls.insert(name.to_owned());
-            }
+            count(clause, name, &way);
         }
+    }
+    // The calls of any number.
+    let at_entry = Way { hooks: 0, mechanism: None, at_entry: mechanisms.no_sys_enter.is_none() };
+    for clause in &set.others {
+        count(clause, "", &at_entry);
     }
     out.into_iter()
         .map(|given| {
@@ -394,7 +451,8 @@ pub fn given(set: &SysSet, mechanisms: &Mechanisms) -> Vec<RuleGiven> {
         .collect()
 }
 
-fn wanted(action: Action, mode: Mode) -> Given {
+/// What a rule is given that gets all it asks for.
+pub(super) fn wanted(action: Action, mode: Mode) -> Given {
     match (mode, action) {
         (_, Action::Allow) => Given::Allow,
         (Mode::Audit, _) | (_, Action::Audit) => Given::Audit,

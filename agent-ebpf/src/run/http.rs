@@ -84,6 +84,9 @@ async fn metrics(State(shared): State<Shared>) -> (StatusCode, String) {
             ("verdicts", tables.verdicts.len()),
             ("syscalls", tables.syscalls.len()),
             ("clauses", tables.clauses.len()),
+            ("path_rows", tables.path_rows.len()),
+            ("access_rows", tables.access_rows.len()),
+            ("access_sets", tables.access_sets.len()),
             ("workloads", tables.workloads.len()),
             ("cgroups", tables.cgroups.len()),
         ];

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use holdfast_crds::workload_node::{
-    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PolicyReport as ApiPolicy, PolicyState,
-    RuleReport, SourceError as ApiError, WorkloadNodeStatus,
+    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PROVEN_ANNOTATION,
+    PolicyReport as ApiPolicy, PolicyState, Proof as ApiProof, ProofFailure, ProofResult, RuleReport,
+    SourceError as ApiError, WorkloadNodeStatus,
 };
 use holdfast_crds::{API_VERSION, WorkloadNode};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -26,6 +27,7 @@ use super::Progress;
 use crate::break_glass::{self, Broken};
 use crate::engine::report::PolicyReport;
 use crate::mechanisms::{Mechanisms, State};
+use crate::proof::{self, Outcome, Proof};
 
 /// The field manager of an agent's own objects.
 const MANAGER: &str = "holdfast-agent";
@@ -187,10 +189,12 @@ impl Reporter {
     /// Renews the Lease, and returns its UID.
     async fn renew(&self, client: &Client) -> Result<String> {
         let name = format!("holdfast-agent-{}", self.node);
+        let proven = proof::proven_at(&self.progress.borrow().proof);
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 namespace: Some(self.namespace.clone()),
+                annotations: proven.map(|at| [(PROVEN_ANNOTATION.to_owned(), at.to_string())].into()),
                 owner_references: self.owners(),
                 ..ObjectMeta::default()
             },
@@ -218,8 +222,11 @@ impl Reporter {
             return Ok(None);
         }
         let mut status = status(&progress, &self.mechanisms, node_uid);
-        if written.is_some_and(|old| WorkloadNodeStatus { observed_at: None, ..old.clone() } == status) {
+        if written.is_some_and(|old| timeless(old.clone()) == status) {
             return Ok(None);
+        }
+        if let Some(told) = &mut status.proof {
+            told.time = proof::proven_at(&progress.proof).map(Time);
         }
         status.observed_at = Some(Time(Timestamp::now()));
         let api: Api<WorkloadNode> = Api::all(client.clone());
@@ -238,6 +245,36 @@ impl Reporter {
         api.patch_status(&self.node, &params, &Patch::Apply(&object)).await?;
         debug!(policies = status.policies.len(), "reported");
         Ok(Some(status))
+    }
+}
+
+/// A report without the times that alone are no reason to write it.
+fn timeless(mut status: WorkloadNodeStatus) -> WorkloadNodeStatus {
+    status.observed_at = None;
+    if let Some(proof) = &mut status.proof {
+        proof.time = None;
+    }
+    status
+}
+
+/// What the report says of the proof; its time is left empty.
+fn told(proof: &Proof) -> ApiProof {
+    ApiProof {
+        result: match proof.outcome {
+            Outcome::Pending => ProofResult::Pending,
+            Outcome::Proven => ProofResult::Proven,
+            Outcome::Failed => ProofResult::Failed,
+        },
+        time: None,
+        failures: proof
+            .failures
+            .iter()
+            .map(|failure| ProofFailure {
+                kind: failure.kind.clone(),
+                message: failure.message.chars().take(500).collect(),
+            })
+            .collect(),
+        tried: proof.tried.iter().map(|name| (*name).to_owned()).collect(),
     }
 }
 
@@ -277,6 +314,7 @@ fn status(progress: &Progress, mechanisms: &Mechanisms, node_uid: String) -> Wor
             })
             .collect(),
         last_error: progress.error.clone(),
+        proof: Some(told(&progress.proof)),
         ..WorkloadNodeStatus::default()
     };
     if let Some(broken) = &progress.break_glass {

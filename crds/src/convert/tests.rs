@@ -43,6 +43,7 @@ fn every_part_of_a_policy_arrives_in_the_model() {
                 {"names": ["socket"], "args": [{"index": 0, "op": "Equal", "value": 17}], "action": "Deny"},
                 {"names": ["clone"], "args": [{"index": 0, "op": "MaskedEqual", "value": 0, "mask": 268_435_456}], "action": "Kill"},
             ],
+            "default": "Audit",
             "fallback": "Kill",
         },
     })))
@@ -79,12 +80,46 @@ fn every_part_of_a_policy_arrives_in_the_model() {
     assert_eq!(ports[2].port, None);
     let syscalls = policy.syscalls.unwrap();
     assert_eq!(syscalls.fallback, model::Fallback::Kill);
+    assert_eq!(syscalls.default, model::SyscallDefault::Audit);
     assert_eq!(
         syscalls.rules[0].args,
         [model::ArgCondition { index: 0, op: model::ArgOp::Equal, value: 17 }]
     );
     assert_eq!(syscalls.rules[1].args[0].op, model::ArgOp::MaskedEqual { mask: 268_435_456 });
     assert_eq!(syscalls.rules[1].action, model::Action::Kill);
+}
+
+#[test]
+fn process_file_and_capability_rules_arrive_in_the_model() {
+    let policy = workload_policy(&object(json!({
+        "selector": {},
+        "processes": {"default": "Deny", "rules": [
+            {"paths": ["/app/**", "/bin/sh"], "action": "Allow"}, {"notInImage": true, "action": "Kill"}]},
+        "files": {"rules": [{
+            "paths": ["/etc/shadow"], "operations": ["Write", "Read", "ExecuteMap"], "action": "Deny",
+            "unless": {"executables": ["/app/api"]}}]},
+        "capabilities": {"deny": ["NET_RAW", "CHOWN"]},
+    })))
+    .unwrap();
+    let pattern = |text: &str| holdfast_policy::paths::Pattern::parse(text).unwrap();
+    let processes = policy.processes.unwrap();
+    assert_eq!(processes.default, model::ProcessDefault::Deny);
+    let paths = model::Executables::Paths(vec![pattern("/app/**"), pattern("/bin/sh")]);
+    assert_eq!(processes.rules[0], model::ProcessRule { executables: paths, action: model::Action::Allow });
+    assert_eq!(
+        processes.rules[1],
+        model::ProcessRule { executables: model::Executables::NotInImage, action: model::Action::Kill }
+    );
+    let rule = model::FileRule {
+        paths: vec![pattern("/etc/shadow")],
+        operations: [model::Operation::Read, model::Operation::Write, model::Operation::ExecuteMap].into(),
+        action: model::Action::Deny,
+        unless: vec![pattern("/app/api")],
+    };
+    assert_eq!(policy.files.unwrap().rules, [rule]);
+    let names: Vec<&str> =
+        policy.capabilities.unwrap().deny.into_iter().map(model::Capability::name).collect();
+    assert_eq!(names, ["CHOWN", "NET_RAW"]);
 }
 
 #[test]
@@ -109,6 +144,26 @@ fn what_an_older_schema_let_through_is_refused_with_its_field() {
     let args = json!([{"index": 0, "op": "MaskedEqual", "value": 1}]);
     let spec = json!({"selector": {}, "syscalls": {"rules": [{"names": ["clone"], "args": args, "action": "Deny"}]}});
     assert_eq!(fields(spec), ["syscalls.rules[0].args[0].mask"]);
+}
+
+#[test]
+fn process_and_file_rules_of_an_older_schema_are_refused_with_their_fields() {
+    let rules = json!([
+        {"action": "Deny"}, {"paths": ["/a"], "notInImage": true, "action": "Deny"},
+        {"notInImage": false, "action": "Deny"}, {"paths": ["/a", "b"], "action": "Deny"}]);
+    let file = json!({"paths": ["/a/../b"], "operations": ["Read"], "action": "Deny", "unless": {"executables": []}});
+    let spec = json!({"selector": {}, "processes": {"rules": rules}, "files": {"rules": [file]},
+        "capabilities": {"deny": ["NET_RAW", "CAP_CHOWN"]}});
+    let expected = [
+        "processes.rules[0]",
+        "processes.rules[1]",
+        "processes.rules[2].notInImage",
+        "processes.rules[3].paths[1]",
+        "files.rules[0].unless.executables",
+        "files.rules[0].paths[0]",
+        "capabilities.deny[1]",
+    ];
+    assert_eq!(fields(spec), expected);
 }
 
 #[test]

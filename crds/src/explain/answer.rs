@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use holdfast_policy::decide::{
-    AllowedBy, Call, Enforced, Packet, ServiceProblem, Transport, Via, decide_packet, decide_syscall,
+    AllowedBy, Call, Enforced, Judgement, Packet, ServiceProblem, Transport, Via, decide_packet,
+    decide_syscall,
 };
 use holdfast_policy::model::{
     Action, Direction, NetScope, Peer, Policy, Protocol, RulePath, RuleRef, selecting,
@@ -12,7 +13,7 @@ use holdfast_policy::syscalls::{self, Abi};
 use serde::Serialize;
 
 use super::name::Written;
-use super::nodes::{self, Decided, OnNode};
+use super::nodes::{self, Decided, Matter, OnNode};
 use super::scene::{self, Front, Scene, Subject};
 
 /// One end of a flow.
@@ -33,7 +34,7 @@ impl End<'_> {
     }
 }
 
-fn title(subject: &Subject) -> String {
+pub(super) fn title(subject: &Subject) -> String {
     format!("{}/{} ({})", subject.workload.namespace, subject.workload.name, subject.kind)
 }
 
@@ -60,7 +61,7 @@ pub struct Answer {
     pub question: String,
     /// Each decision about a packet.
     pub flows: Vec<Flow>,
-    /// Each decision about a system call.
+    /// Each decision about a system call, an executable, a file or a capability.
     pub calls: Vec<CallAnswer>,
     /// What limits the answer.
     pub notes: Vec<String>,
@@ -97,29 +98,29 @@ pub struct Flow {
     status: Option<String>,
 }
 
-/// A decision about a system call, in one container.
+/// A decision about a system call or an access to an executable, a file or a capability, in one container.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallAnswer {
-    workload: String,
+    pub(super) workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<String>,
-    call: String,
-    action: String,
-    allowed: bool,
+    pub(super) container: Option<String>,
+    pub(super) call: String,
+    pub(super) action: String,
+    pub(super) allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<String>,
+    pub(super) policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<String>,
+    pub(super) rule: Option<String>,
     /// A stricter answer of an Audit policy, and its rule.
     #[serde(skip_serializing_if = "Option::is_none")]
-    audit: Option<String>,
+    pub(super) audit: Option<String>,
     /// How far the deciding rule is in force on the workload's nodes; empty where nothing is known of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    nodes: Vec<OnNode>,
+    pub(super) nodes: Vec<OnNode>,
     /// The same as the policy's status has it, where no node's report can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
+    pub(super) status: Option<String>,
 }
 
 /// Finds what `text` names: an address, or what [`Written`] reads.
@@ -248,7 +249,7 @@ impl Answer {
         }
     }
 
-    fn note(&mut self, note: &str) {
+    pub(super) fn note(&mut self, note: &str) {
         if !self.notes.iter().any(|known| known == note) {
             self.notes.push(note.to_owned());
         }
@@ -267,38 +268,42 @@ impl Answer {
                 format!("{name} is no known system call")
             });
         };
-        let containers: Vec<Option<&String>> = match container {
-            Some(container) if !subject.containers.contains(container) => {
-                return Err(format!("{} has no container {container}", title(subject)));
-            }
-            Some(container) => vec![Some(container)],
-            None if subject.containers.is_empty() => vec![None],
-            None => subject.containers.iter().map(Some).collect(),
-        };
         if self.question.is_empty() {
             self.question = format!("{}, {name}", title(subject));
         }
-        for container in containers {
+        for container in containers(subject, container.as_ref())? {
             let mut workload = subject.workload.clone();
             workload.container = container.cloned();
             let verdict = decide_syscall(&scene.policies, &scene.world, &workload, &call);
-            let rule = verdict.rule.as_ref();
-            let decided = Decided { action: verdict.action, call: Some(name) };
-            let (nodes, status) = nodes::of(scene, subject, rule, decided);
-            self.calls.push(CallAnswer {
-                workload: title(subject),
-                container: container.cloned(),
-                call: name.clone(),
-                action: verdict.action.to_string(),
-                allowed: verdict.action < Action::Deny,
-                policy: rule.map(|rule| rule.policy.to_string()),
-                rule: rule.map(|rule| rule.path.to_string()),
-                audit: verdict.audited.map(|(action, rule)| format!("{action} by {rule}")),
-                nodes,
-                status,
-            });
+            self.answer_call(scene, subject, container, name.clone(), &verdict, Matter::Call(name));
         }
         Ok(())
+    }
+
+    /// Writes down what was decided for one container.
+    pub(super) fn answer_call(
+        &mut self,
+        scene: &Scene,
+        subject: &Subject,
+        container: Option<&String>,
+        call: String,
+        verdict: &Judgement,
+        matter: Matter<'_>,
+    ) {
+        let rule = verdict.rule.as_ref();
+        let (nodes, status) = nodes::of(scene, subject, rule, Decided { action: verdict.action, matter });
+        self.calls.push(CallAnswer {
+            workload: title(subject),
+            container: container.cloned(),
+            call,
+            action: verdict.action.to_string(),
+            allowed: verdict.action < Action::Deny,
+            policy: rule.map(|rule| rule.policy.to_string()),
+            rule: rule.map(|rule| rule.path.to_string()),
+            audit: verdict.audited.as_ref().map(|(action, rule)| format!("{action} by {rule}")),
+            nodes,
+            status,
+        });
     }
 
     /// Draws the conclusion.
@@ -354,6 +359,21 @@ impl Answer {
     }
 }
 
+/// The containers that a question is about.
+pub(super) fn containers<'a>(
+    subject: &'a Subject,
+    asked: Option<&'a String>,
+) -> Result<Vec<Option<&'a String>>, String> {
+    match asked {
+        Some(container) if !subject.containers.contains(container) => {
+            Err(format!("{} has no container {container}", title(subject)))
+        }
+        Some(container) => Ok(vec![Some(container)]),
+        None if subject.containers.is_empty() => Ok(vec![None]),
+        None => Ok(subject.containers.iter().map(Some).collect()),
+    }
+}
+
 /// Whether both are one running thing, whose flow to itself goes over its loopback.
 fn same(a: &Subject, b: &Subject) -> bool {
     a.single && std::ptr::eq(a, b)
@@ -406,11 +426,14 @@ impl Asker<'_> {
                 if let Some(problem) = service {
                     because = format!("{because}; {}", self.problem(*problem));
                 }
-                let seen = if *reject { "Reject: EPERM at connect" } else { "Drop: silence" };
+                // No hook sees an SCTP socket connect: its packets are dropped in either case.
+                let told = *reject && self.protocol != Protocol::Sctp;
+                let seen = if told { "Reject: EPERM at connect" } else { "Drop: silence" };
                 (false, because, Some(rule.clone()), Some(seen))
             }
         };
-        let decided = Decided { action: if allowed { Action::Allow } else { Action::Deny }, call: None };
+        let decided =
+            Decided { action: if allowed { Action::Allow } else { Action::Deny }, matter: Matter::Packet };
         let (nodes, status) = nodes::of(self.scene, subject, rule.as_ref(), decided);
         let flow = Flow {
             direction: direction.to_string(),

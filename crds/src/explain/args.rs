@@ -1,19 +1,21 @@
 //! The flags that put a question, the same for every command that answers one.
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use holdfast_policy::model;
 use holdfast_policy::syscalls::Abi;
 
-use super::{CallAsked, FlowAsked, Question};
+use super::{Access, AccessAsked, CallAsked, FlowAsked, Question};
 
 /// What is asked.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("inside").multiple(true).args(["syscall", "executable", "file", "capability"]))]
 pub struct QuestionArgs {
-    /// Who opens the connection or makes the call. NS/KIND/NAME where several kinds have the name
+    /// Who opens the connection, makes the call, or runs. NS/KIND/NAME where several kinds have the name
     #[arg(long, value_name = "NS/NAME|ADDRESS")]
     from: String,
     /// Who is reached; a Service too
-    #[arg(long, value_name = "NS/NAME|ADDRESS", requires = "port", required_unless_present = "syscall")]
+    #[arg(long, value_name = "NS/NAME|ADDRESS", requires = "port", required_unless_present = "inside")]
     to: Option<String>,
     /// The port that is reached
     #[arg(long, requires = "to", value_parser = clap::value_parser!(u16).range(1..))]
@@ -27,8 +29,26 @@ pub struct QuestionArgs {
     /// An argument of the system call by its index from 0, in decimal or with 0x; those not given are 0
     #[arg(long = "arg", value_name = "INDEX=VALUE", requires = "syscall", value_parser = parse_argument)]
     arguments: Vec<Argument>,
-    /// The container that makes the call; each of the pod's when absent
-    #[arg(long, requires = "syscall")]
+    /// An executable that is started, by its absolute path in the container
+    #[arg(long = "exec", id = "executable", value_name = "PATH")]
+    executable: Option<String>,
+    /// The executable is not in the container's image
+    #[arg(long, requires = "executable")]
+    not_in_image: bool,
+    /// A file or directory, by its absolute path in the container
+    #[arg(long, value_name = "PATH", requires = "operation")]
+    file: Option<String>,
+    /// What is done to the file
+    #[arg(long, requires = "file", ignore_case = true, value_parser = operation())]
+    operation: Option<model::Operation>,
+    /// The program that does it, by its absolute path; one that no rule excepts when absent
+    #[arg(long, value_name = "PATH", requires = "file")]
+    running: Option<String>,
+    /// A capability that is used, by its name without CAP_
+    #[arg(long, value_name = "NAME")]
+    capability: Option<String>,
+    /// The container that does it; each of the pod's when absent
+    #[arg(long, requires = "inside")]
     container: Option<String>,
     /// The way into the kernel; that of this machine's 64-bit programs when absent
     #[arg(long, value_enum, requires = "syscall")]
@@ -40,6 +60,17 @@ pub struct QuestionArgs {
 enum Protocol {
     Tcp,
     Udp,
+    Sctp,
+}
+
+/// An operation by its name, in whatever case.
+fn operation() -> impl TypedValueParser<Value = model::Operation> {
+    PossibleValuesParser::new(model::Operation::ALL.map(model::Operation::name)).try_map(|name| {
+        model::Operation::ALL
+            .into_iter()
+            .find(|operation| operation.name().eq_ignore_ascii_case(&name))
+            .ok_or("no operation has this name")
+    })
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -85,6 +116,7 @@ impl QuestionArgs {
             protocol: match self.protocol {
                 Protocol::Tcp => model::Protocol::Tcp,
                 Protocol::Udp => model::Protocol::Udp,
+                Protocol::Sctp => model::Protocol::Sctp,
             },
         });
         let call = self.syscall.clone().map(|name| {
@@ -106,6 +138,19 @@ impl QuestionArgs {
                 container: self.container.clone(),
             }
         });
-        Question { from: self.from.clone(), flow, call }
+        Question { from: self.from.clone(), flow, call, accesses: self.accesses() }
+    }
+
+    fn accesses(&self) -> Vec<AccessAsked> {
+        let executable =
+            self.executable.clone().map(|path| Access::Executable { path, in_image: !self.not_in_image });
+        let file = self.file.clone().zip(self.operation).map(|(path, operation)| Access::File {
+            path,
+            operation,
+            running: self.running.clone(),
+        });
+        let capability = self.capability.clone().map(Access::Capability);
+        let all = [executable, file, capability].into_iter().flatten();
+        all.map(|access| AccessAsked { access, container: self.container.clone() }).collect()
     }
 }

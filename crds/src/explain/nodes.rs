@@ -82,8 +82,17 @@ impl fmt::Display for State {
 #[derive(Clone, Copy)]
 pub(super) struct Decided<'a> {
     pub(super) action: Action,
-    /// The system call, where it is about one.
-    pub(super) call: Option<&'a str>,
+    pub(super) matter: Matter<'a>,
+}
+
+/// What it was about.
+#[derive(Clone, Copy)]
+pub(super) enum Matter<'a> {
+    Packet,
+    /// A system call of this name.
+    Call(&'a str),
+    /// An executable, a file or a capability.
+    Access,
 }
 
 /// How far `rule` is in force where `subject` runs.
@@ -161,7 +170,9 @@ fn row<'a>(report: &'a WorkloadNodeStatus, policy: &Policy) -> Option<&'a Policy
 
 /// What a rule that gets all it asks is enforced by: the first mechanism that the node has for it.
 fn mechanism(report: &WorkloadNodeStatus, decided: Decided<'_>) -> Option<String> {
-    let Some(call) = decided.call else { return Some(PACKETS.to_owned()) };
+    if matches!(decided.matter, Matter::Packet) {
+        return Some(PACKETS.to_owned());
+    }
     if decided.action == Action::Allow {
         return None;
     }
@@ -169,8 +180,13 @@ fn mechanism(report: &WorkloadNodeStatus, decided: Decided<'_>) -> Option<String
         let found = report.mechanisms.iter().find(|mechanism| mechanism.name == *name);
         found.is_some_and(|mechanism| mechanism.state == MechanismState::Available)
     };
-    let by_hook = if hooks(call).is_empty() { &[][..] } else { &["lsm", "fmod_ret"][..] };
-    by_hook.iter().chain(&["sys_enter"]).find(|name| has(name)).map(|name| (*name).to_owned())
+    let by_hook = &["lsm", "fmod_ret"][..];
+    let (by_hook, at_entry) = match decided.matter {
+        Matter::Call(call) if hooks(call).is_empty() => (&[][..], &["sys_enter"][..]),
+        Matter::Call(_) => (by_hook, &["sys_enter"][..]),
+        Matter::Access | Matter::Packet => (by_hook, &[][..]),
+    };
+    by_hook.iter().chain(at_entry).find(|name| has(name)).map(|name| (*name).to_owned())
 }
 
 /// What the operator counted, for who may not read the nodes' reports.

@@ -154,6 +154,10 @@ fn a_denied_flow_is_told_with_what_the_sender_sees() {
             "--from shop/deployment/web --to shop/api-1 --port 8080 --protocol udp",
             "denied, as shop/api isolates it and no rule allows this",
         ),
+        (
+            "--from shop/deployment/web --to shop/api-1 --port 8080 --protocol sctp",
+            "denied, as shop/api isolates it and no rule allows this (Drop: silence)",
+        ),
         ("--from bank/ledger --to shop/api-1 --port 8080", "denied, by shop/api network.ingress.deny[0]"),
         ("--from 192.0.2.7 --to 10.1.0.5 --port 8080", "denied, as shop/api isolates it"),
     ] {
@@ -218,6 +222,47 @@ fn a_host_network_workload_is_the_host_to_others() {
     assert!(allowed && text.contains("by shop/host network.ingress.allow[0]"), "{text}");
     assert!(text.contains("note: from a part of the pod's own node"), "{text}");
     assert!(!ask("", line).unwrap().1);
+}
+
+#[test]
+fn executables_files_and_capabilities_are_asked_for_each_container() {
+    let policy = "apiVersion: holdfast.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: access, namespace: shop}\n\
+                  spec:\n  selector: {matchLabels: {app: api}}\n  containers: [main]\n  \
+                    processes: {default: Deny, rules: [{notInImage: true, action: Kill}, {paths: [\"/app/**\"], action: Allow}]}\n  \
+                    files: {rules: [{paths: [\"/etc/*\"], operations: [Read], action: Deny, unless: {executables: [/app/api]}}]}\n  \
+                    capabilities: {deny: [NET_RAW]}\n";
+    let (text, allowed) = ask(policy, "--from shop/api-1 --exec /bin/sh").unwrap();
+    assert!(!allowed);
+    assert!(
+        text.starts_with(
+            "shop/api-1 (Pod), start of /bin/sh: denied\n  \
+               start of /bin/sh of shop/api-1 (Pod), container main: Deny by shop/access processes.default\n  \
+               start of /bin/sh of shop/api-1 (Pod), container helper: Allow as no rule says otherwise\n"
+        ),
+        "{text}"
+    );
+    for (line, expected) in [
+        ("--exec /app/api", "Allow as no rule says otherwise"),
+        ("--exec /app/x --not-in-image", "Kill by shop/access processes.rules[0]"),
+        ("--file /etc/shadow --operation Read", "Deny by shop/access files.rules[0]"),
+        ("--file /etc/shadow --operation read --running /app/api", "Allow as no rule says otherwise"),
+        ("--file /etc/shadow --operation Write", "Allow as no rule says otherwise"),
+        ("--capability NET_RAW", "Deny by shop/access capabilities.deny[NET_RAW]"),
+        ("--capability CHOWN", "Allow as no rule says otherwise"),
+    ] {
+        let (text, allowed) = ask(policy, &format!("--from shop/api-1 --container main {line}")).unwrap();
+        assert!(text.contains(expected), "{line}: {text}");
+        assert_eq!(allowed, expected.starts_with("Allow"), "{line}");
+    }
+    for (line, problem) in [
+        ("--exec sh", "is no absolute path"),
+        ("--file /etc/../x --operation Read", "is no absolute path"),
+        ("--capability CAP_CHOWN", "is no known capability"),
+        ("--exec /bin/sh --container other", "has no container other"),
+    ] {
+        let said = ask(policy, &format!("--from shop/api-1 {line}")).unwrap_err();
+        assert!(said.contains(problem), "{line}: {said}");
+    }
 }
 
 #[test]

@@ -9,17 +9,22 @@ pub(crate) fn policy() -> Vec<Rule> {
     vec![
         Rule::new(
             "",
-            "has neither network nor syscalls, so it says nothing",
-            "has(self.network) || has(self.syscalls)",
-            |value| has(value, "network") || has(value, "syscalls"),
+            "has none of network, syscalls, processes, files and capabilities, so it says nothing",
+            "has(self.network) || has(self.syscalls) || has(self.processes) || has(self.files) || has(self.capabilities)",
+            |value| has(value, "network") || of_containers(value),
         ),
         Rule::new(
             ".containers",
-            "concerns syscalls only, and there are none; network rules act on the whole pod",
-            "!has(self.containers) || has(self.syscalls)",
-            |value| !has(value, "containers") || has(value, "syscalls"),
+            "concerns syscalls, processes, files and capabilities only, and there are none; network rules act on the whole pod",
+            "!has(self.containers) || has(self.syscalls) || has(self.processes) || has(self.files) || has(self.capabilities)",
+            |value| !has(value, "containers") || of_containers(value),
         ),
     ]
+}
+
+/// Whether there are rules that act on containers.
+fn of_containers(value: &Value) -> bool {
+    ["syscalls", "processes", "files", "capabilities"].iter().any(|part| has(value, part))
 }
 
 /// About the spec of an ExternalWorkload.

@@ -11,15 +11,23 @@ use super::{Message, Rule, has, list, text};
 
 /// About `syscalls`.
 pub(crate) fn syscalls() -> Vec<Rule> {
-    vec![Rule::new(
-        ".fallback",
-        "says what to do where Deny is impossible, but no rule has action Deny",
-        "self.fallback == 'None' || self.rules.exists(r, r.action == 'Deny')",
-        |value| {
-            text(value, "fallback") == "None"
-                || list(value, "rules").iter().any(|rule| text(rule, "action") == "Deny")
-        },
-    )]
+    vec![
+        Rule::new(
+            ".rules",
+            "is empty and calls are allowed by default, so that it says nothing",
+            "self.default != 'Allow' || (has(self.rules) && self.rules.size() > 0)",
+            |value| text(value, "default") != "Allow" || !list(value, "rules").is_empty(),
+        ),
+        Rule::new(
+            ".fallback",
+            "says what to do where Deny is impossible, but no rule has action Deny",
+            "self.fallback == 'None' || (has(self.rules) && self.rules.exists(r, r.action == 'Deny'))",
+            |value| {
+                text(value, "fallback") == "None"
+                    || list(value, "rules").iter().any(|rule| text(rule, "action") == "Deny")
+            },
+        ),
+    ]
 }
 
 /// About one name in a rule.

@@ -6,11 +6,14 @@ use std::fmt::Write;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
+use crate::action::Action;
+use crate::files::Operation;
 use crate::network::{Entity, OnDeny};
 use crate::node_agent::{LogFormat, LogLevel};
+use crate::processes::ProcessDefault;
 use crate::selector::LabelOperator;
-use crate::syscalls::{ArgOp, Fallback, SyscallAction};
-use crate::workload_node::{Asked, Given, MechanismState, PolicyState};
+use crate::syscalls::{ArgOp, Fallback, SyscallDefault};
+use crate::workload_node::{Asked, Given, MechanismState, PolicyState, ProofResult};
 use crate::workload_policy::Mode;
 
 /// The heading of the values in a description, as the API server's own kinds have it.
@@ -32,7 +35,7 @@ struct Enumeration {
 fn enumerations() -> Vec<Enumeration> {
     [
         Enumeration { field: Some("asked"), ..of::<Asked>() },
-        Enumeration { field: Some("action"), ..of::<SyscallAction>() },
+        Enumeration { field: Some("action"), ..of::<Action>() },
         of::<ArgOp>(),
         of::<Entity>(),
         of::<Fallback>(),
@@ -43,7 +46,11 @@ fn enumerations() -> Vec<Enumeration> {
         of::<MechanismState>(),
         of::<Mode>(),
         of::<OnDeny>(),
+        of::<Operation>(),
         of::<PolicyState>(),
+        of::<ProofResult>(),
+        of::<ProcessDefault>(),
+        of::<SyscallDefault>(),
     ]
     .into()
 }

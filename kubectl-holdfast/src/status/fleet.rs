@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use holdfast_crds::conditions;
-use holdfast_crds::workload_node::{MechanismState, PolicyState, WorkloadNodeStatus};
+use holdfast_crds::workload_node::{MechanismState, PROVEN_ANNOTATION, PolicyState, WorkloadNodeStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -96,7 +96,10 @@ struct NodeRow {
     behind: usize,
     /// Rules that are given less than asked.
     weaker: usize,
-    /// What is wrong with the agent or what it reads.
+    /// When all was last proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proven: Option<Timestamp>,
+    /// What is wrong with the agent or what it reads, and what the last proof found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
 }
@@ -211,7 +214,7 @@ impl Fleet {
             .collect();
         let mut heads = vec!["NODE", "AGENT", "SEEN", "VERSION", "KERNEL", "POLICIES", "BEHIND", "WEAKER"];
         if wide {
-            heads.extend(["ARCH", "MECHANISMS"]);
+            heads.extend(["PROVEN", "ARCH", "MECHANISMS"]);
         }
         let mut table = Table::new(&heads);
         for node in &shown {
@@ -229,7 +232,8 @@ impl Fleet {
                 node.weaker.to_string(),
             ];
             if wide {
-                cells.extend([node.architecture.clone(), working.join(" ")]);
+                let proven = node.proven.map(|proven| age(proven, now)).unwrap_or_default();
+                cells.extend([proven, node.architecture.clone(), working.join(" ")]);
             }
             table.row(cells);
         }
@@ -285,6 +289,8 @@ impl NodeRow {
             Some(_) => AgentState::Silent,
         };
         let source = status.errors.iter().map(|error| format!("{}: {}", error.origin, error.message));
+        let failures = status.proof.iter().flat_map(|proof| &proof.failures);
+        let failures = failures.map(|failure| format!("not proven: {}: {}", failure.kind, failure.message));
         let kernel = status.kernel.clone().unwrap_or_default();
         Self {
             state,
@@ -301,7 +307,8 @@ impl NodeRow {
             weaker: here
                 .map(|policy| policy.rules.len() + usize::try_from(policy.omitted).unwrap_or(0))
                 .sum(),
-            errors: status.last_error.iter().cloned().chain(source).collect(),
+            proven: proven(status, facts.leases.as_deref().unwrap_or_default(), &node),
+            errors: status.last_error.iter().cloned().chain(failures).chain(source).collect(),
             node,
         }
     }
@@ -318,6 +325,7 @@ impl NodeRow {
             policies: 0,
             behind: 0,
             weaker: 0,
+            proven: None,
             errors: Vec::new(),
         }
     }
@@ -356,9 +364,23 @@ fn renewed(lease: &Lease) -> Option<(Timestamp, SignedDuration)> {
     Some((spec.renew_time.as_ref()?.0, lasts))
 }
 
+/// When all on a node was last proven: its agent's Lease says it to the minute; where that cannot be read, what the report
+/// said when it was written.
+pub(super) fn proven(status: &WorkloadNodeStatus, leases: &[Lease], node: &str) -> Option<Timestamp> {
+    let of_lease = leases
+        .iter()
+        .find(|lease| is_of(lease, node))
+        .and_then(|lease| lease.metadata.annotations.as_ref()?.get(PROVEN_ANNOTATION)?.parse().ok());
+    of_lease.or_else(|| Some(status.proof.as_ref()?.time.as_ref()?.0))
+}
+
+/// Whether a Lease is that of a node's agent.
+fn is_of(lease: &Lease, node: &str) -> bool {
+    lease.name_any().strip_prefix(LEASE_PREFIX) == Some(node)
+}
+
 fn heartbeat(leases: &[Lease], node: &str) -> Option<(Timestamp, SignedDuration)> {
-    let of_node = |lease: &&Lease| lease.name_any().strip_prefix(LEASE_PREFIX) == Some(node);
-    leases.iter().find(of_node).and_then(renewed)
+    leases.iter().find(|lease| is_of(lease, node)).and_then(renewed)
 }
 
 fn leader(leases: &[Lease], now: Timestamp) -> Leader {

@@ -1,15 +1,18 @@
 //! The list of policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use holdfast_crds::conditions;
 use holdfast_crds::policy_status::{NodeCounts, PolicyStatus, WeakRule};
 use holdfast_crds::workload_policy::Mode;
-use holdfast_crds::{ClusterWorkloadPolicy, WorkloadPolicy};
+use holdfast_crds::{ClusterWorkloadPolicy, WorkloadNode, WorkloadPolicy};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use serde::Serialize;
 
+use super::fleet::proven;
 use crate::cluster::{Scope, age};
 use crate::table::Table;
 
@@ -31,6 +34,13 @@ pub(crate) struct Policy {
     pub(crate) workloads: Option<i64>,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) weakest: Vec<WeakRule>,
+    /// When what is in force was last proven on every node that reports the policy: the oldest such time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proven: Option<Timestamp>,
+    /// Nodes that report the policy and never proved anything.
+    pub(crate) never_proven: usize,
+    #[serde(skip)]
+    uid: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<Timestamp>,
 }
@@ -44,6 +54,8 @@ pub(crate) enum State {
     NotInForce,
     /// The operator has not looked at this generation.
     Unobserved,
+    /// In force everywhere, but no recent proof held on some node.
+    NotProven,
     /// In force everywhere, but some rule is given less than asked.
     Degraded,
     /// It selects nothing that runs.
@@ -58,6 +70,7 @@ impl State {
             Self::NotAccepted => "not accepted",
             Self::NotInForce => "not in force",
             Self::Unobserved => "unobserved",
+            Self::NotProven => "not proven",
             Self::Degraded => "degraded",
             Self::NoWorkloads => "no workloads",
             Self::InForce => "in force",
@@ -69,8 +82,18 @@ impl State {
 pub(crate) fn all(
     policies: &[WorkloadPolicy],
     cluster_policies: &[ClusterWorkloadPolicy],
+    reports: &[WorkloadNode],
+    leases: &[Lease],
     scope: &Scope,
 ) -> Vec<Policy> {
+    let mut proofs: HashMap<&str, Vec<Option<Timestamp>>> = HashMap::new();
+    for node in reports {
+        let Some(status) = &node.status else { continue };
+        let proven = proven(status, leases, &node.name_any());
+        for row in status.policies.iter().filter(|row| row.workloads > 0) {
+            proofs.entry(&row.uid).or_default().push(proven);
+        }
+    }
     let namespaced = policies.iter().filter(|policy| match scope {
         Scope::All => true,
         Scope::Namespace(name) => policy.metadata.namespace.as_deref() == Some(name),
@@ -81,6 +104,11 @@ pub(crate) fn all(
         .iter()
         .map(|policy| Policy::new(&policy.metadata, policy.spec.mode, policy.status.as_ref()));
     let mut all: Vec<Policy> = namespaced.chain(cluster).collect();
+    for policy in &mut all {
+        if let Some(proofs) = proofs.get(policy.uid.as_str()) {
+            policy.prove(proofs.iter().copied());
+        }
+    }
     all.sort_by_cached_key(|policy| (policy.state, policy.id()));
     all
 }
@@ -99,7 +127,25 @@ impl Policy {
             workloads: status.workloads,
             conditions: status.conditions,
             weakest: status.weakest,
+            proven: None,
+            never_proven: 0,
+            uid: metadata.uid.clone().unwrap_or_default(),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        }
+    }
+
+    /// Takes in when each node that reports the policy proved what is in force there.
+    pub(super) fn prove(&mut self, nodes: impl Iterator<Item = Option<Timestamp>> + Clone) {
+        self.never_proven = nodes.clone().filter(Option::is_none).count();
+        self.proven = nodes.flatten().min();
+    }
+
+    /// How long ago it was last proven everywhere.
+    fn last_proven(&self, now: Timestamp) -> String {
+        match self.proven {
+            _ if self.never_proven > 0 => "never".to_owned(),
+            Some(proven) => age(proven, now),
+            None => String::new(),
         }
     }
 
@@ -113,6 +159,7 @@ impl Policy {
         let kind = match self.state {
             State::NotAccepted => "Accepted",
             State::NotInForce => "Programmed",
+            State::NotProven => "Enforced",
             State::Degraded => "Degraded",
             State::Unobserved => return "the operator has not looked at this generation yet".to_owned(),
             State::NoWorkloads | State::InForce => return String::new(),
@@ -141,6 +188,10 @@ fn state(status: &PolicyStatus, generation: i64) -> State {
         State::NoWorkloads
     } else if !is("Programmed", "True") {
         State::NotInForce
+    } else if conditions::get(&status.conditions, "Enforced")
+        .is_some_and(|enforced| enforced.reason == "NotProven")
+    {
+        State::NotProven
     } else if is("Degraded", "True") {
         State::Degraded
     } else {
@@ -156,9 +207,9 @@ impl PolicyList<'_> {
         if self.0.is_empty() {
             return "no policies\n".to_owned();
         }
-        let mut heads = vec!["POLICY", "MODE", "STATE", "NODES", "WORKLOADS", "AGE"];
+        let mut heads = vec!["POLICY", "MODE", "STATE", "NODES", "WORKLOADS", "PROVEN", "AGE"];
         if wide {
-            heads.extend(["ACCEPTED", "PROGRAMMED", "DEGRADED", "GENERATION"]);
+            heads.extend(["ACCEPTED", "PROGRAMMED", "ENFORCED", "DEGRADED", "GENERATION"]);
         }
         heads.push("WHY");
         let mut table = Table::new(&heads);
@@ -173,10 +224,11 @@ impl PolicyList<'_> {
                 policy.state.word().to_owned(),
                 nodes,
                 policy.workloads.map(|count| count.to_string()).unwrap_or_default(),
+                policy.last_proven(now),
                 policy.created.map(|created| age(created, now)).unwrap_or_default(),
             ];
             if wide {
-                cells.extend(["Accepted", "Programmed", "Degraded"].map(|kind| {
+                cells.extend(["Accepted", "Programmed", "Enforced", "Degraded"].map(|kind| {
                     conditions::get(&policy.conditions, kind)
                         .map_or("", |condition| condition.status.as_str())
                         .to_owned()

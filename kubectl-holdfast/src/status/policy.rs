@@ -1,18 +1,19 @@
 //! All about one policy: its conditions, its rules with what each is given where, and its nodes.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use holdfast_crds::convert;
-use holdfast_crds::workload_node::{Asked, Given, PolicyReport, PolicyState};
+use holdfast_crds::workload_node::{PolicyReport, PolicyState};
 use holdfast_crds::{ClusterWorkloadPolicy, WorkloadNode, WorkloadPolicy};
-use holdfast_policy::model::{Action, Direction, Mode, Policy as Model, RulePath};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::fleet::proven;
 use super::policies::{Policy, weak};
+use super::rules::{Rule, rules};
 use crate::cluster::{self, Cluster, Scope, age};
 use crate::error::{ApiError, Failure, Problem};
 use crate::table::Table;
@@ -35,30 +36,6 @@ pub(crate) struct Detail {
     left_out: Vec<String>,
 }
 
-/// A rule, and what it is given where.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Rule {
-    #[serde(rename = "rule")]
-    path: String,
-    about: String,
-    asked: Asked,
-    /// On how many of the reporting nodes it is given as asked.
-    as_asked: usize,
-    less: Vec<Less>,
-}
-
-/// What a rule is given instead of what it asks.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Less {
-    given: Given,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mechanism: Option<String>,
-    reason: String,
-    nodes: Vec<String>,
-}
-
 /// What a node says of the policy.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +46,9 @@ struct OnNode {
     #[serde(skip_serializing_if = "Option::is_none")]
     in_force: Option<i64>,
     workloads: i64,
+    /// When all on the node was last proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proven: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
@@ -88,7 +68,14 @@ pub(crate) async fn read(cluster: &Cluster, name: &str) -> Result<Detail, Failur
         }
         Err(error) => return Err(error.into()),
     };
-    detail(&found, &nodes, left_out)
+    // Who may not read Leases is told what the reports say, which is written less often.
+    let own = Scope::Namespace(cluster.holdfast.clone());
+    let leases = match cluster.list(cluster::LEASES, &own, "").await {
+        Ok(values) => cluster::typed::<Lease>(values).0,
+        Err(error) if error.is_forbidden() => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    detail(&found, &nodes, &leases, left_out)
 }
 
 async fn find(cluster: &Cluster, name: &str) -> Result<Value, Failure> {
@@ -115,10 +102,11 @@ async fn find(cluster: &Cluster, name: &str) -> Result<Value, Failure> {
 pub(crate) fn detail(
     object: &Value,
     nodes: &[WorkloadNode],
+    leases: &[Lease],
     left_out: Vec<String>,
 ) -> Result<Detail, Failure> {
     let of_cluster = object.pointer("/metadata/namespace").is_none();
-    let (policy, model) = if of_cluster {
+    let (mut policy, model) = if of_cluster {
         let object: ClusterWorkloadPolicy = serde_json::from_value(object.clone())?;
         let model = convert::cluster_workload_policy(&object).ok();
         (Policy::new(&object.metadata, object.spec.mode, object.status.as_ref()), model)
@@ -128,103 +116,28 @@ pub(crate) fn detail(
         (Policy::new(&object.metadata, object.spec.mode, object.status.as_ref()), model)
     };
     let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-    let rows: Vec<(String, PolicyReport)> = nodes
-        .iter()
-        .filter_map(|node| {
-            let row =
-                node.status.as_ref()?.policies.iter().find(|row| row.uid == uid && row.workloads > 0)?;
-            Some((node.name_any(), row.clone()))
-        })
-        .collect();
+    let reporting = nodes.iter().filter_map(|node| {
+        let status = node.status.as_ref()?;
+        let row = status.policies.iter().find(|row| row.uid == uid && row.workloads > 0)?;
+        Some((node.name_any(), status, row))
+    });
+    let rows: Vec<(String, PolicyReport)> =
+        reporting.clone().map(|(node, _, row)| (node, row.clone())).collect();
     let rules = model.map(|model| rules(&model, &rows)).unwrap_or_default();
-    let mut reports: Vec<OnNode> = rows
-        .into_iter()
-        .map(|(node, row)| OnNode {
-            node,
+    let mut reports: Vec<OnNode> = reporting
+        .map(|(node, status, row)| OnNode {
             state: row.state,
             generation: row.generation,
             in_force: row.in_force,
             workloads: row.workloads,
-            message: row.message,
+            proven: proven(status, leases, &node),
+            message: row.message.clone(),
+            node,
         })
         .collect();
     reports.sort_by_key(|on| (on.state == PolicyState::Programmed, on.node.clone()));
+    policy.prove(reports.iter().map(|on| on.proven));
     Ok(Detail { policy, rules, reports, left_out })
-}
-
-/// Every rule of the policy with what it is given; rows of nodes that are about no rule come last.
-fn rules(model: &Model, rows: &[(String, PolicyReport)]) -> Vec<Rule> {
-    let audit = model.mode == Mode::Audit;
-    let refuse = if audit { Asked::Audit } else { Asked::Deny };
-    let mut all = Vec::new();
-    let mut add = |path: RulePath, about: String, asked: Asked| all.push((path.to_string(), about, asked));
-    for direction in Direction::ALL {
-        let Some(rules) = model.network.as_ref().and_then(|network| network.direction(direction)) else {
-            continue;
-        };
-        add(RulePath::Default(direction), "what no rule allows".to_owned(), refuse);
-        for (index, _) in (0_u16..).zip(&rules.allow) {
-            add(RulePath::Allow(direction, index), String::new(), Asked::Allow);
-        }
-        for (index, _) in (0_u16..).zip(&rules.deny) {
-            add(RulePath::Deny(direction, index), String::new(), refuse);
-        }
-    }
-    for (index, rule) in (0_u16..).zip(model.syscalls.iter().flat_map(|syscalls| &syscalls.rules)) {
-        let asked = match rule.action {
-            Action::Allow => Asked::Allow,
-            _ if audit => Asked::Audit,
-            Action::Audit => Asked::Audit,
-            Action::Deny => Asked::Deny,
-            Action::Kill => Asked::Kill,
-        };
-        let about = if rule.args.is_empty() { "" } else { " with conditions" };
-        add(RulePath::Syscall(index), rule.names.join(" ") + about, asked);
-    }
-    let current = rows
-        .iter()
-        .filter(|(_, row)| row.state == PolicyState::Programmed && row.generation == model.generation);
-    let mut less: BTreeMap<String, Vec<Less>> = BTreeMap::new();
-    let mut asked_by_nodes: BTreeMap<String, Asked> = BTreeMap::new();
-    for (node, row) in current.clone() {
-        for rule in &row.rules {
-            asked_by_nodes.insert(rule.rule.clone(), rule.asked);
-            let list = less.entry(rule.rule.clone()).or_default();
-            let same = |less: &&mut Less| {
-                less.given == rule.given && less.mechanism == rule.mechanism && less.reason == rule.reason
-            };
-            match list.iter_mut().find(same) {
-                Some(less) => less.nodes.push(node.clone()),
-                None => list.push(Less {
-                    given: rule.given,
-                    mechanism: rule.mechanism.clone(),
-                    reason: rule.reason.clone(),
-                    nodes: vec![node.clone()],
-                }),
-            }
-        }
-    }
-    let count = current.count();
-    let mut rules: Vec<Rule> = all
-        .into_iter()
-        .map(|(rule, about, asked)| {
-            let less = less.remove(&rule).unwrap_or_default();
-            let short: usize = less.iter().map(|less| less.nodes.len()).sum();
-            Rule { path: rule, about, asked, as_asked: count - short.min(count), less }
-        })
-        .collect();
-    for (rule, less) in less {
-        let short: usize = less.iter().map(|less| less.nodes.len()).sum();
-        let asked = asked_by_nodes.get(&rule).copied().unwrap_or(Asked::Deny);
-        rules.push(Rule {
-            path: rule,
-            about: String::new(),
-            asked,
-            as_asked: count - short.min(count),
-            less,
-        });
-    }
-    rules
 }
 
 impl Detail {
@@ -269,7 +182,7 @@ impl Detail {
             }
         } else {
             text.push('\n');
-            text.push_str(&self.node_table());
+            text.push_str(&self.node_table(now));
         }
         for left in &self.left_out {
             let _ = write!(text, "\nLeft out: {left}\n");
@@ -315,8 +228,8 @@ impl Detail {
         table.text(0)
     }
 
-    fn node_table(&self) -> String {
-        let mut table = Table::new(&["NODE", "STATE", "GENERATION", "WORKLOADS", "MESSAGE"]);
+    fn node_table(&self, now: Timestamp) -> String {
+        let mut table = Table::new(&["NODE", "STATE", "GENERATION", "WORKLOADS", "PROVEN", "MESSAGE"]);
         for on in self.reports.iter().take(LISTED) {
             let instead = on
                 .in_force
@@ -332,6 +245,7 @@ impl Detail {
                 format!("{:?}", on.state),
                 on.generation.to_string(),
                 on.workloads.to_string(),
+                on.proven.map_or_else(|| "never".to_owned(), |proven| age(proven, now)),
                 message,
             ]);
         }

@@ -69,6 +69,7 @@ fn node(name: &str, version: &str, policies: &Value) -> Value {
                 {"name": "sys_enter", "state": "Available"},
             ],
             "policies": policies,
+            "proof": {"result": "Proven", "time": "2026-11-25T09:40:00Z", "tried": ["cgroup_skb"]},
         },
     })
 }
@@ -86,6 +87,19 @@ fn short() -> Value {
 fn lease(name: &str, holder: &str, renewed: &str, lasts: i32) -> Value {
     json!({"metadata": {"name": name}, "spec": {
         "holderIdentity": holder, "leaseDurationSeconds": lasts, "renewTime": renewed}})
+}
+
+/// The heartbeats of the agents of the three nodes that report. The last one says nothing of proofs.
+fn leases() -> Vec<Lease> {
+    let proven = |mut lease: Value, at: &str| {
+        lease["metadata"]["annotations"] = json!({"holdfast.dev/proven": at});
+        lease
+    };
+    objects(json!([
+        proven(lease("holdfast-agent-n1", "n1", "2026-11-25T09:59:55.000000Z", 40), "2026-11-25T09:59:30Z"),
+        proven(lease("holdfast-agent-n2", "n2", "2026-11-25T09:50:00.000000Z", 40), "2026-11-25T09:49:00Z"),
+        lease("holdfast-agent-n3", "n3", "2026-11-25T09:59:58.000000Z", 40),
+    ]))
 }
 
 /// Three nodes that report, of which one is silent and one has booted since, and one without an agent.
@@ -108,17 +122,18 @@ fn facts() -> Facts {
             kube_node("n3", "another"),
             kube_node("n4", "boot"),
         ]))),
-        leases: Some(objects(json!([
-            lease("holdfast-agent-n1", "n1", "2026-11-25T09:59:55.000000Z", 40),
-            lease("holdfast-agent-n2", "n2", "2026-11-25T09:50:00.000000Z", 40),
-            lease("holdfast-agent-n3", "n3", "2026-11-25T09:59:58.000000Z", 40),
-            lease(
-                "holdfast-operator",
-                "holdfast-operator-6d-x_50461a42-ff22-47d4",
-                "2026-11-25T09:59:59.000000Z",
-                15
-            ),
-        ]))),
+        leases: Some(
+            [
+                leases(),
+                objects(json!([lease(
+                    "holdfast-operator",
+                    "holdfast-operator-6d-x_50461a42-ff22-47d4",
+                    "2026-11-25T09:59:59.000000Z",
+                    15
+                )])),
+            ]
+            .concat(),
+        ),
         node_agents: Some(objects(json!([{
             "apiVersion": "holdfast.dev/v1alpha1", "kind": "NodeAgent", "metadata": {"name": "default"}, "spec": {},
             "status": {"desired": 4, "ready": 2, "updated": 3, "conditions": [
@@ -173,15 +188,18 @@ n3     outdated   2s     0.0.9     6.12.117+deb13-cloud-amd64   1          1    
 n2     silent     10m    0.1.0     6.12.117+deb13-cloud-amd64   1          0        0
 n1     alive      5s     0.1.0     6.12.117+deb13-cloud-amd64   1          0        1
 
-POLICY         MODE      STATE          NODES   WORKLOADS   AGE    WHY
-cluster/base   Enforce   not in force   2/4     9           5d2h   NoAgent: 2 of 4 nodes; n2: no
-                                                                   heartbeat, n4: no report
-shop/new       Enforce   unobserved                         120m   the operator has not looked at
-                                                                   this generation yet
-shop/api       Enforce   degraded       3/3     5           120m   RulesWeaker: 1 rules are honoured
-                                                                   less than asked on some node; see
-                                                                   weakest
-shop/web       Audit     in force       2/2     4           120m
+POLICY         MODE      STATE          NODES   WORKLOADS   PROVEN   AGE    WHY
+cluster/base   Enforce   not in force   2/4     9                    5d2h   NoAgent: 2 of 4 nodes;
+                                                                            n2: no heartbeat, n4: no
+                                                                            report
+shop/new       Enforce   unobserved                                  120m   the operator has not
+                                                                            looked at this
+                                                                            generation yet
+shop/api       Enforce   degraded       3/3     5           20m      120m   RulesWeaker: 1 rules are
+                                                                            honoured less than asked
+                                                                            on some node; see
+                                                                            weakest
+shop/web       Audit     in force       2/2     4                    120m
 
 POLICY     RULE                ASKED   GIVEN             REASON              ON
 shop/api   syscalls.rules[0]   Deny    KillAfterEffect   NoLsmAndNoFmodRet   n1, n3
@@ -278,7 +296,7 @@ fn one_policy_is_told_rule_by_rule_and_node_by_node() {
             "state": "Programmed", "workloads": 1}])
         ),
     ]));
-    let text = policy::detail(&api(), &nodes, Vec::new()).unwrap().text(now());
+    let text = policy::detail(&api(), &nodes, &leases(), Vec::new()).unwrap().text(now());
     assert_eq!(
         text,
         "\
@@ -298,10 +316,10 @@ syscalls.rules[0]          Deny    KillAfterEffect by sys_enter   n1        moun
                                    as asked                       1 node
 syscalls.rules[1]          Kill    as asked                       2 nodes   socket with conditions
 
-NODE   STATE        GENERATION   WORKLOADS   MESSAGE
-n3     Failed       2            1           map full; generation 1 is in force
-n1     Programmed   2            2
-n2     Programmed   2            2
+NODE   STATE        GENERATION   WORKLOADS   PROVEN   MESSAGE
+n3     Failed       2            1           20m      map full; generation 1 is in force
+n1     Programmed   2            2           30s
+n2     Programmed   2            2           11m
 "
     );
 }
@@ -309,11 +327,88 @@ n2     Programmed   2            2
 #[test]
 fn a_policy_without_the_nodes_reports_is_told_by_its_status() {
     let left = vec!["what each node reports (workloadnodes: you may not list them)".to_owned()];
-    let text = policy::detail(&api(), &[], left).unwrap().text(now());
+    let text = policy::detail(&api(), &[], &[], left).unwrap().text(now());
     assert!(text.contains("RULE                       ASKED   ABOUT\n"), "{text}");
     assert!(text.contains("KillAfterEffect"), "the weakest rules are in the status: {text}");
     assert!(
         text.ends_with("\nLeft out: what each node reports (workloadnodes: you may not list them)\n"),
         "{text}"
     );
+}
+
+#[test]
+fn a_policy_without_a_recent_proof_is_not_called_in_force() {
+    let mut object = api();
+    let message = "enforced on 0 of 1 nodes; n1: hf_egress is detached";
+    object["status"]["conditions"] = json!([
+        condition("Accepted", "True", "Accepted", ""),
+        condition("Programmed", "True", "Programmed", "1 of 1 nodes"),
+        condition("Enforced", "False", "NotProven", message),
+        condition("Degraded", "False", "AsAsked", ""),
+    ]);
+    object["status"]["weakest"] = json!([]);
+    let mut of_node = node("n1", "0.1.0", &json!([report("Programmed", &json!([]))]));
+    let failure = json!({"kind": "link", "message": "hf_egress is detached; attached anew"});
+    of_node["status"]["proof"] = json!({"result": "Failed", "failures": [failure], "tried": []});
+    let facts = Facts {
+        workload_nodes: Some(objects(json!([of_node]))),
+        policies: objects(json!([object])),
+        ..Facts::default()
+    };
+    let status = Status::new(facts, &Scope::All, now());
+    let text = status.text(false, now());
+    let expected = "\
+n1: not proven: link: hf_egress is detached; attached anew
+
+POLICY     MODE      STATE        NODES   WORKLOADS   PROVEN   AGE    WHY
+shop/api   Enforce   not proven   3/3     5           never    120m   NotProven: enforced on 0 of 1
+                                                                      nodes; n1: hf_egress is
+                                                                      detached
+";
+    assert!(text.ends_with(expected), "{text}");
+    let wide = status.text(true, now());
+    assert!(wide.contains("ENFORCED"), "{wide}");
+    let json = serde_json::to_value(status).unwrap();
+    assert_eq!(json["policies"][0]["neverProven"], 1);
+}
+
+#[test]
+fn rules_of_every_kind_have_a_row() {
+    let mut object = api();
+    object["spec"] = json!({
+        "selector": {},
+        "syscalls": {"default": "Kill", "rules": [{"names": ["read", "write"], "action": "Allow"}]},
+        "processes": {"default": "Deny", "rules": [
+            {"paths": ["/usr/bin/api", "/opt/**"], "action": "Allow"},
+            {"notInImage": true, "action": "Kill"},
+        ]},
+        "files": {"rules": [{"paths": ["/etc/shadow"], "operations": ["Read", "Write"], "action": "Deny",
+            "unless": {"executables": ["/usr/bin/login"]}}]},
+        "capabilities": {"deny": ["NET_RAW"]},
+    });
+    let short = json!([{"rule": "files.rules[0]", "asked": "Deny", "given": "NotCovered", "reason": "NoLsmAndNoFmodRet"}]);
+    let nodes: Vec<WorkloadNode> =
+        objects(json!([node("n1", "0.1.0", &json!([report("Programmed", &short)]))]));
+    let detail = policy::detail(&object, &nodes, &leases(), Vec::new()).unwrap();
+    let text = detail.text(now());
+    let table = text.split("\n\n").find(|part| part.starts_with("RULE")).unwrap();
+    assert_eq!(
+        table,
+        "\
+RULE                         ASKED   GIVEN        ON       ABOUT
+syscalls.default             Kill    as asked     1 node   what no rule names
+syscalls.rules[0]            Allow   as asked     1 node   read write
+processes.default            Deny    as asked     1 node   what no rule names
+processes.rules[0]           Allow   as asked     1 node   /usr/bin/api /opt/**
+processes.rules[1]           Kill    as asked     1 node   what is not in the image
+files.rules[0]               Deny    NotCovered   n1       Read Write /etc/shadow unless
+                                                           /usr/bin/login: NoLsmAndNoFmodRet
+capabilities.deny[NET_RAW]   Deny    as asked     1 node"
+    );
+    // A policy in Audit asks for no more than to be told.
+    object["spec"]["mode"] = json!("Audit");
+    let json = serde_json::to_value(policy::detail(&object, &nodes, &[], Vec::new()).unwrap()).unwrap();
+    let asked: Vec<&str> =
+        json["rules"].as_array().unwrap().iter().map(|rule| rule["asked"].as_str().unwrap()).collect();
+    assert_eq!(asked, ["Audit", "Allow", "Audit", "Allow", "Audit", "Audit", "Audit"]);
 }

@@ -1,11 +1,12 @@
 //! ExternalWorkloads.
 
 use holdfast_crds::ExternalWorkload;
+use holdfast_crds::convert;
 use holdfast_crds::external_workload::ExternalWorkloadStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use super::Malformed;
-use super::pod::{IdentityKey, from_api};
+use super::pod::IdentityKey;
 
 /// An ExternalWorkload.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +48,7 @@ impl ExternalFacts {
                     .spec
                     .ports
                     .iter()
-                    .map(|port| ((port.name.clone(), from_api(port.protocol)), port.port))
+                    .map(|port| ((port.name.clone(), convert::protocol(port.protocol)), port.port))
                     .collect(),
             },
             malformed: None,

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use holdfast_crds::address_slice::IdentityEntry;
+use holdfast_crds::convert;
 use holdfast_crds::external_workload::NamedPort;
+use holdfast_crds::pod::protocol;
 use holdfast_policy::model::{NamedPorts, Protocol};
 use holdfast_policy::selector::Labels;
 use holdfast_policy::validate::is_per_pod_label;
@@ -56,7 +58,7 @@ impl IdentityKey {
             ports: entry
                 .ports
                 .iter()
-                .map(|port| ((port.name.clone(), from_api(port.protocol)), port.port))
+                .map(|port| ((port.name.clone(), convert::protocol(port.protocol)), port.port))
                 .collect(),
         }
     }
@@ -68,25 +70,7 @@ pub fn to_api(protocol: Protocol) -> holdfast_crds::network::Protocol {
     match protocol {
         Protocol::Tcp => holdfast_crds::network::Protocol::Tcp,
         Protocol::Udp => holdfast_crds::network::Protocol::Udp,
-    }
-}
-
-/// The protocol as the pure model has it.
-#[must_use]
-pub fn from_api(protocol: holdfast_crds::network::Protocol) -> Protocol {
-    match protocol {
-        holdfast_crds::network::Protocol::Tcp => Protocol::Tcp,
-        holdfast_crds::network::Protocol::Udp => Protocol::Udp,
-    }
-}
-
-/// The protocol of a Kubernetes object's port, TCP where none is given; `None` for one that policies cannot name.
-#[must_use]
-pub fn from_core(protocol: Option<&str>) -> Option<Protocol> {
-    match protocol {
-        None | Some("TCP") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some(_) => None,
+        Protocol::Sctp => holdfast_crds::network::Protocol::Sctp,
     }
 }
 
@@ -194,7 +178,7 @@ fn named_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> NamedPort
         |container: &'a Container| -> &'a [ContainerPort] { container.ports.as_deref().unwrap_or_default() };
     for port in containers.flat_map(ports_of) {
         let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.container_port)) else { continue };
-        let Some(protocol) = from_core(port.protocol.as_deref()) else { continue };
+        let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         if number > 0 {
             ports.entry((name.clone(), protocol)).or_insert(number);
         }
@@ -230,7 +214,8 @@ mod tests {
             "metadata": {"namespace": "shop", "name": "web"},
             "spec": {"nodeName": "n1", "serviceAccountName": "web", "containers": [
                 {"name": "b", "ports": [{"name": "http", "containerPort": 8080},
-                                         {"name": "sctp", "containerPort": 1, "protocol": "SCTP"}]},
+                                         {"name": "m3ua", "containerPort": 2905, "protocol": "SCTP"},
+                                         {"name": "quic", "containerPort": 1, "protocol": "QUIC"}]},
                 {"name": "a", "ports": [{"name": "http", "containerPort": 9090},
                                          {"name": "dns", "containerPort": 53, "protocol": "UDP"},
                                          {"containerPort": 7}]}]},
@@ -239,7 +224,7 @@ mod tests {
         assert_eq!(facts.addresses, ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let ports: Vec<_> =
             facts.shape.identity.ports.iter().map(|((name, _), port)| (name.as_str(), *port)).collect();
-        assert_eq!(ports, [("dns", 53), ("http", 8080)]);
+        assert_eq!(ports, [("dns", 53), ("http", 8080), ("m3ua", 2905)]);
         assert_eq!(facts.shape.containers, ["a", "b"]);
         assert!(facts.covered() && facts.publishable());
     }

@@ -3,7 +3,7 @@
 use holdfast_crds::policy_status::PolicyStatus;
 use holdfast_crds::{ClusterWorkloadPolicy, WorkloadPolicy, convert};
 use holdfast_policy::error::FieldError;
-use holdfast_policy::model::{Policy, Target};
+use holdfast_policy::model::{Mode, Policy, Target};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Malformed;
@@ -28,6 +28,8 @@ pub struct PolicyFacts {
     pub target: Result<Target, Refused>,
     /// The containers that it names.
     pub containers: Vec<String>,
+    /// Whether its rules only record.
+    pub audit: bool,
     /// Its status, as last seen.
     pub status: PolicyStatus,
 }
@@ -53,6 +55,7 @@ impl PolicyFacts {
             generation: malformed.generation,
             target: Err(Refused { reason: "Malformed", message: malformed.problem }),
             containers: Vec::new(),
+            audit: false,
             status: PolicyStatus::default(),
         }
     }
@@ -68,6 +71,7 @@ impl PolicyFacts {
         policy: Result<Policy, Vec<FieldError>>,
         status: Option<&PolicyStatus>,
     ) -> Self {
+        let audit = policy.as_ref().is_ok_and(|policy| policy.mode == Mode::Audit);
         let (target, containers) = match policy {
             Ok(policy) => (Ok(policy.target), policy.containers.unwrap_or_default()),
             Err(errors) => {
@@ -80,6 +84,7 @@ impl PolicyFacts {
             generation: metadata.generation.unwrap_or_default(),
             target,
             containers,
+            audit,
             status: status.cloned().unwrap_or_default(),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::WorkloadNode;
-use holdfast_crds::workload_node::{Asked, Given, PolicyState};
+use holdfast_crds::workload_node::{self, Asked, Given, PROVEN_ANNOTATION, PolicyState, ProofResult};
 use holdfast_policy::model::PolicyId;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
@@ -57,6 +57,36 @@ pub struct Report {
     pub policies: HashMap<String, PolicyRow>,
     /// The policies that the agent could not make sense of.
     pub refused: BTreeSet<PolicyId>,
+    /// Whether the last proof held, or why not.
+    pub proof: Proof,
+}
+
+/// Whether a node's last proof held.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Proof {
+    /// It did.
+    Holds,
+    /// It did not, and this failed.
+    Failed(String),
+    /// The last change has not been proven yet, or the agent tells of no proof.
+    #[default]
+    Pending,
+}
+
+impl Proof {
+    fn new(proof: Option<workload_node::Proof>) -> Self {
+        match proof {
+            Some(proof) if proof.result == ProofResult::Proven => Self::Holds,
+            Some(proof) if proof.result == ProofResult::Failed => {
+                let first = proof.failures.into_iter().next();
+                Self::Failed(first.map_or_else(
+                    || "its proof failed".to_owned(),
+                    |first| format!("its proof failed: {}: {}", first.kind, first.message),
+                ))
+            }
+            Some(_) | None => Self::Pending,
+        }
+    }
 }
 
 /// The policy that an error of an agent's source is about: its origin is the kind and `namespace/name`.
@@ -80,6 +110,7 @@ impl Report {
         Self {
             uid,
             refused: status.errors.into_iter().filter_map(|error| refused(&error.origin)).collect(),
+            proof: Proof::new(status.proof),
             node_uid: status.node_uid,
             boot_id: status.boot_id,
             agent_version: status.agent_version,
@@ -122,7 +153,12 @@ pub struct Heartbeat {
     pub renewed: Timestamp,
     /// For how long after that the agent counts as alive, in seconds.
     pub duration: u32,
+    /// When all on the node was last proven, by the agent's clock.
+    pub proven: Option<Timestamp>,
 }
+
+/// For how long a proof counts, in seconds: three rounds.
+const PROOF_LASTS: i64 = 180;
 
 impl Heartbeat {
     /// The node and heartbeat that a Lease stands for; `None` for other Leases and for one that was given up.
@@ -134,6 +170,18 @@ impl Heartbeat {
         let renewed = spec.renew_time.as_ref()?.0;
         let duration = u32::try_from(spec.lease_duration_seconds?).ok()?;
         let uid = lease.metadata.uid.clone().unwrap_or_default();
-        Some((node.to_owned(), Self { uid, renewed, duration }))
+        let annotations = lease.metadata.annotations.as_ref();
+        let proven = annotations.and_then(|all| all.get(PROVEN_ANNOTATION)).and_then(|at| at.parse().ok());
+        Some((node.to_owned(), Self { uid, renewed, duration, proven }))
+    }
+
+    /// Whether the last proof counts for as long as this heartbeat does. Both times are of the agent's clock, so that no
+    /// two clocks are compared.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven.is_some_and(|proven| {
+            let age = self.renewed.duration_since(proven).as_secs();
+            age + i64::from(self.duration) <= PROOF_LASTS
+        })
     }
 }

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
+use holdfast_crds::pod::protocol;
 use holdfast_policy::model::Protocol;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::address;
-use super::pod::from_core;
 
 /// The label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -57,7 +57,7 @@ impl ServiceFacts {
             .filter_map(|port| {
                 Some(ServicePortFacts {
                     name: port.name.clone().unwrap_or_default(),
-                    protocol: from_core(port.protocol.as_deref())?,
+                    protocol: protocol(port.protocol.as_deref())?,
                     port: u16::try_from(port.port).ok().filter(|port| *port > 0)?,
                 })
             })
@@ -113,7 +113,7 @@ impl EndpointFacts {
             .filter_map(|port| {
                 Some(EndpointPort {
                     name: port.name.clone().unwrap_or_default(),
-                    protocol: from_core(port.protocol.as_deref())?,
+                    protocol: protocol(port.protocol.as_deref())?,
                     port: u16::try_from(port.port?).ok().filter(|port| *port > 0)?,
                 })
             })

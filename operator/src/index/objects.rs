@@ -211,6 +211,11 @@ pub(super) const PULSES: Store<Pulse> = Store {
     malformed: None,
     keys: |index| names(index.pulses.keys()),
     set: |index, key, pulse| {
+        let proven = pulse.heartbeat.is_proven();
+        let was = index.pulses.get(&key.name).is_some_and(|old| old.heartbeat.is_proven());
+        if proven != was && index.pods.any_on(&key.name) {
+            index.dirty.policies.all = true;
+        }
         index.pulses.insert(key.name, pulse);
     },
     drop: |index, key| {
@@ -335,7 +340,9 @@ impl Index {
     }
 
     fn report_changed(&mut self, old: &Report, new: &Report) {
-        let same_node = (&old.node_uid, &old.boot_id) == (&new.node_uid, &new.boot_id);
+        let what = |report: &Report| (report.node_uid.clone(), report.boot_id.clone(), report.proof.clone());
+        // All that the node says counts for its node and boot, and as far as its last proof held.
+        let same_node = what(old) == what(new);
         let changed = old
             .policies
             .iter()

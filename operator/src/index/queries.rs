@@ -76,6 +76,12 @@ impl Index {
         known.into_iter().filter(|node| self.is_gone(node))
     }
 
+    /// Whether a proof of this node's agent is recent enough to count.
+    #[must_use]
+    pub fn is_proven(&self, node: &str) -> bool {
+        self.pulses.get(node).is_some_and(|pulse| pulse.heartbeat.is_proven())
+    }
+
     /// The NodeAgents, by name.
     #[must_use]
     pub fn node_agents(&self) -> &BTreeMap<String, NodeAgentFacts> {

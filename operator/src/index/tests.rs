@@ -58,8 +58,12 @@ fn a_listing_removes_what_it_does_not_name_but_only_once_it_is_complete() {
 fn a_change_that_changes_nothing_makes_nothing_stale() {
     let mut index = Index::new("holdfast-system");
     let node = NodeFacts { uid: "u".to_owned(), taints: vec![], ..NodeFacts::default() };
-    let heartbeat =
-        Heartbeat { uid: String::new(), renewed: k8s_openapi::jiff::Timestamp::now(), duration: 40 };
+    let heartbeat = Heartbeat {
+        uid: String::new(),
+        renewed: k8s_openapi::jiff::Timestamp::now(),
+        duration: 40,
+        proven: None,
+    };
     for round in 0..2 {
         feed(&mut index, Update::Pod(Change::Set(key("a"), pod("shop", "a", "n1", "10.0.0.1"))));
         feed(&mut index, Update::Node(Change::Set(ObjectKey::cluster("n1"), node.clone())));
@@ -112,7 +116,7 @@ fn a_heartbeat_counts_until_it_runs_out_by_the_operators_own_clock() {
     let mut index = Index::new("holdfast-system");
     let (now, wall) = (Instant::now(), SystemTime::now());
     let stamp = |ago: u64| k8s_openapi::jiff::Timestamp::try_from(wall - Duration::from_secs(ago)).unwrap();
-    let beat = |ago: u64| Heartbeat { uid: String::new(), renewed: stamp(ago), duration: 40 };
+    let beat = |ago: u64| Heartbeat { uid: String::new(), renewed: stamp(ago), duration: 40, proven: None };
     let lease = |name: &str, beat| Update::Lease(Change::Set(ObjectKey::cluster(name), beat));
     for node in ["n1", "n2", "n3"] {
         let facts = NodeFacts { uid: node.to_owned(), ..NodeFacts::default() };
@@ -168,6 +172,7 @@ fn an_object_that_does_not_parse_is_counted_and_keeps_what_its_status_said() {
         uid: "u".to_owned(),
         generation: 1,
         target: Ok(target),
+        audit: false,
         containers: vec![],
         status: status.clone(),
     };

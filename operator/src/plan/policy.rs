@@ -12,8 +12,12 @@ use semver::Version;
 
 use super::conditions::{Conditions, Truth};
 use crate::facts::PolicyFacts;
-use crate::facts::report::PolicyRow;
-use crate::index::Index;
+use crate::facts::report::{PolicyRow, Proof, Report};
+use crate::index::{Index, NoReport};
+
+mod enforced;
+
+use enforced::{Lack, Lacking};
 
 /// At most so many rules are listed as weakest.
 const WEAKEST: usize = 10;
@@ -107,6 +111,12 @@ pub fn status(index: &Index, id: &PolicyId, policy: &PolicyFacts, now: Timestamp
             let message = "the policy is not accepted; where an earlier generation was in force, it still is";
             conditions.add("Programmed", Truth::False, "NotAccepted", message);
             conditions.add(
+                "Enforced",
+                Truth::False,
+                "NotAccepted",
+                "the policy is not accepted; see Accepted",
+            );
+            conditions.add(
                 "Degraded",
                 Truth::Unknown,
                 "NotAccepted",
@@ -119,10 +129,16 @@ pub fn status(index: &Index, id: &PolicyId, policy: &PolicyFacts, now: Timestamp
     conditions.add("Accepted", Truth::True, "Accepted", "the policy is understood");
     let selected = select(index, target);
     let survey = survey(index, id, policy, &selected);
+    // What keeps the whole policy from being enforced keeps it so on each node.
+    let enforced = !policy.audit && missing_containers(policy, &selected).is_empty();
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     status.workloads = Some(selected.workloads);
-    status.nodes =
-        Some(NodeCounts { selected: count(selected.nodes.len()), programmed: count(survey.programmed) });
+    status.nodes = Some(NodeCounts {
+        selected: count(selected.nodes.len()),
+        programmed: count(survey.programmed),
+        enforced: if enforced { count(survey.enforced) } else { 0 },
+        unknown: count(survey.unknown()),
+    });
     if selected.nodes.is_empty() {
         conditions.add("Programmed", Truth::Unknown, "NoWorkloads", "no running pod is selected");
     } else if let Some((worst, _)) = survey.behind.first_key_value() {
@@ -136,19 +152,21 @@ pub fn status(index: &Index, id: &PolicyId, policy: &PolicyFacts, now: Timestamp
     } else {
         conditions.add("Programmed", Truth::True, "Programmed", survey.describe(selected.nodes.len()));
     }
+    enforced::add(&mut conditions, policy, &selected, &survey.lacking);
     degraded(&mut conditions, policy, &selected, &survey);
     status.conditions = conditions.done();
     status.weakest = survey.weakest;
     status
 }
 
+/// The containers that the policy names and no selected pod has.
+fn missing_containers<'a>(policy: &'a PolicyFacts, selected: &Selected) -> Vec<&'a str> {
+    let is_missing = |container: &&String| !selected.containers.contains(*container);
+    policy.containers.iter().filter(is_missing).map(String::as_str).collect()
+}
+
 fn degraded(conditions: &mut Conditions<'_>, policy: &PolicyFacts, selected: &Selected, survey: &Survey) {
-    let missing: Vec<&str> = policy
-        .containers
-        .iter()
-        .filter(|container| !selected.containers.contains(*container))
-        .map(String::as_str)
-        .collect();
+    let missing = missing_containers(policy, selected);
     if selected.nodes.is_empty() {
         conditions.add("Degraded", Truth::Unknown, "NoWorkloads", "no running pod is selected");
     } else if !missing.is_empty() {
@@ -185,6 +203,27 @@ struct Survey {
     weakest: Vec<WeakRule>,
     /// Distinct rules that some node honours less than asked.
     weaker: usize,
+    /// Nodes on which every rule is given what it asks, and that was proven.
+    enforced: usize,
+    /// The other nodes, and why.
+    lacking: Lacking,
+}
+
+/// Why a node that has the policy in its kernel does not count as enforcing it.
+fn lack(index: &Index, node: &str, report: &Report, row: &PolicyRow) -> Option<(Lack, String)> {
+    let weak = row.rules.iter().find(|rule| weakness(rule.asked, rule.given) > 1);
+    if let Some(rule) = weak {
+        let why = format!("{} asked {:?}, given {:?} ({})", rule.rule, rule.asked, rule.given, rule.reason);
+        return Some((Lack::RulesWeaker, why));
+    }
+    match &report.proof {
+        Proof::Failed(why) => Some((Lack::NotProven, why.clone())),
+        Proof::Pending => Some((Lack::NotProven, "its last change is not proven yet".to_owned())),
+        Proof::Holds if !index.is_proven(node) => {
+            Some((Lack::NotProven, "its last proof is older than three minutes".to_owned()))
+        }
+        Proof::Holds => None,
+    }
 }
 
 fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selected) -> Survey {
@@ -195,6 +234,11 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
             Ok(report) => report,
             Err(reason) => {
                 survey.lags(Progress::Unreported, node, reason.describe());
+                let lack = match reason {
+                    NoReport::NoNode | NoReport::NoAgent => Lack::NoAgent,
+                    NoReport::Stale | NoReport::OtherBoot => Lack::NotReporting,
+                };
+                survey.lacks(lack, node, reason.describe());
                 continue;
             }
         };
@@ -202,6 +246,10 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
         match row {
             Some(row) if row.state == PolicyState::Programmed => {
                 survey.programmed += 1;
+                match lack(index, node, report, row) {
+                    Some((lack, why)) => survey.lacks(lack, node, &why),
+                    None => survey.enforced += 1,
+                }
                 for rule in &row.rules {
                     let weakness = weakness(rule.asked, rule.given);
                     if weakness > 0 {
@@ -210,6 +258,7 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
                 }
             }
             row if report.refused.contains(id) || row.is_some_and(PolicyRow::failed) => {
+                survey.lacks(Lack::NotProgrammed, node, "it does not have this generation in force");
                 if is_older(&report.agent_version) {
                     let why = format!("agent {} is too old", report.agent_version);
                     survey.lags(Progress::TooOld, node, &why);
@@ -218,7 +267,10 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
                     survey.lags(Progress::Failed, node, why.unwrap_or("the agent refuses the policy"));
                 }
             }
-            Some(_) | None => survey.lags(Progress::Pending, node, "not in its kernel yet"),
+            Some(_) | None => {
+                survey.lags(Progress::Pending, node, "not in its kernel yet");
+                survey.lacks(Lack::NotProgrammed, node, "not in its kernel yet");
+            }
         }
     }
     weak.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
@@ -242,6 +294,14 @@ fn survey(index: &Index, id: &PolicyId, policy: &PolicyFacts, selected: &Selecte
 impl Survey {
     fn lags(&mut self, progress: Progress, node: &Arc<str>, why: &str) {
         self.behind.entry(progress).or_default().push((node.clone(), why.to_owned()));
+    }
+
+    fn lacks(&mut self, lack: Lack, node: &Arc<str>, why: &str) {
+        self.lacking.entry(lack).or_default().push((node.clone(), why.to_owned()));
+    }
+
+    fn unknown(&self) -> usize {
+        self.lacking.iter().filter(|(lack, _)| lack.is_unknown()).map(|(_, nodes)| nodes.len()).sum()
     }
 
     /// How many rules do less than they ask for, and what the weakest does where.

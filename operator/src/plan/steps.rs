@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
 use super::slices::{Entry, Key};
@@ -296,6 +297,17 @@ impl Planner {
             }
         }
         None
+    }
+
+    /// The conditions of a policy as they were last read or written; none of other subjects.
+    #[must_use]
+    pub fn conditions(&self, subject: &Subject) -> &[Condition] {
+        match subject {
+            Subject::Policy(id) => {
+                self.index.policies().get(id).map_or(&[], |facts| &facts.status.conditions)
+            }
+            _ => &[],
+        }
     }
 
     /// What is to be written of a subject now; `None` if nothing is.

@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 
 use super::slices::Entry;
 use super::*;
-use crate::facts::report::{PolicyRow, Row};
+use crate::facts::report::{PolicyRow, Proof, Row};
 use crate::facts::{
     EndpointFacts, ExternalFacts, Heartbeat, NodeFacts, PodFacts, PolicyFacts, Report, ServiceFacts,
 };
 use crate::index::{Change, Kind, Update};
+
+mod enforced;
 
 /// A planner that leads and knows the whole, empty cluster.
 struct Rig {
@@ -104,7 +106,8 @@ impl Rig {
 
     /// An agent of some version, which could not make sense of some policies.
     fn agent_of(&mut self, node: &str, version: &str, policies: &[(&str, PolicyRow)], refused: &[&str]) {
-        let beat = Heartbeat { uid: format!("lease-{node}"), renewed: Timestamp::now(), duration: 40 };
+        let now = Timestamp::now();
+        let beat = Heartbeat { uid: format!("lease-{node}"), renewed: now, duration: 40, proven: Some(now) };
         self.feed(Update::Lease(Change::Set(ObjectKey::cluster(node), beat)));
         let report = Report {
             uid: format!("report-{node}"),
@@ -112,6 +115,7 @@ impl Rig {
             boot_id: "boot".to_owned(),
             agent_version: version.to_owned(),
             policies: policies.iter().map(|(uid, row)| ((*uid).to_owned(), row.clone())).collect(),
+            proof: Proof::Holds,
             refused: refused.iter().map(|name| PolicyId::namespaced("shop", *name)).collect(),
         };
         self.feed(Update::WorkloadNode(Change::Set(ObjectKey::cluster(node), report)));

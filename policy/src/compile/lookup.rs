@@ -6,10 +6,12 @@
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-use crate::decide::{Call, Packet, Transport, Via};
-use crate::model::{Action, Direction, Mode, NetScope, RuleRef, Workload, World, canonical};
+use crate::decide::{Call, Executable, FileAccess, Packet, Transport, Via};
+use crate::model::{Action, Capability, Direction, Mode, NetScope, RuleRef, Workload, World, canonical};
+use crate::paths::Automaton;
 
 use super::Compiled;
+use super::access::{AccessSet, Answers};
 use super::network::{Cell, DirectionHeader, NetSet, PortPrefix, Scope, VerdictKey};
 use super::syscall::{Clause, SysSet};
 use super::universe::ClassId;
@@ -23,7 +25,7 @@ pub struct PacketOutcome {
     pub audited: Option<RuleRef>,
 }
 
-/// What happens to a system call.
+/// What happens to a system call, or to an access to an executable, a file or a capability.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallOutcome {
     /// The answer.
@@ -113,7 +115,7 @@ fn cell(set: &NetSet, direction: Direction, class: ClassId, transport: Transport
 pub fn lookup_call(compiled: &Compiled, place: usize, call: &Call) -> CallOutcome {
     let mut outcome = CallOutcome { action: Action::Allow, rule: None, audited: None };
     let Some(set) = compiled.sys_set(place) else { return outcome };
-    let Some(clauses) = set.calls.get(&(call.abi, call.number)) else { return outcome };
+    let clauses = set.calls.get(&(call.abi, call.number)).unwrap_or(&set.others);
     if let Some((action, rule)) = strictest(set, clauses, Mode::Enforce, call) {
         (outcome.action, outcome.rule) = (action, Some(rule));
     }
@@ -140,4 +142,76 @@ fn strictest(set: &SysSet, clauses: &[Clause], mode: Mode, call: &Call) -> Optio
         }
     }
     strictest.map(|clause| (clause.action, set.rules[usize::from(clause.rule)].rule.clone()))
+}
+
+/// What the policies say of running a program, for the workload at this place of the input.
+#[must_use]
+pub fn lookup_executable(compiled: &Compiled, place: usize, executable: &Executable) -> CallOutcome {
+    let Some(set) = compiled.access_set(place) else { return allowed() };
+    let outcome = outcome(set.executables.as_ref(), executable.path.as_deref());
+    let row = set.processes.get(usize::from(outcome)).copied().unwrap_or_default();
+    named(set, row[usize::from(!executable.in_image)])
+}
+
+/// What the policies say of an operation on a file, for the workload at this place of the input.
+#[must_use]
+pub fn lookup_file(compiled: &Compiled, place: usize, access: &FileAccess) -> CallOutcome {
+    let Some(set) = compiled.access_set(place) else { return allowed() };
+    let file = outcome(set.files.as_ref(), Some(&access.path));
+    if file == 0 {
+        return allowed();
+    }
+    let executable = outcome(set.executables.as_ref(), access.executable.as_deref());
+    let row = set.operations.get(&(file, executable)).copied().unwrap_or_default();
+    named(set, row[access.operation.index()])
+}
+
+/// What the policies say of a file or directory losing the protection of a name, for the workload at this place of the
+/// input: see [`AccessSet`].
+#[must_use]
+pub fn lookup_move(
+    compiled: &Compiled,
+    place: usize,
+    from: &[u8],
+    to: &[u8],
+    is_directory: bool,
+    executable: Option<&[u8]>,
+) -> CallOutcome {
+    let Some(set) = compiled.access_set(place) else { return allowed() };
+    let Some(files) = &set.files else { return allowed() };
+    let state = |path| {
+        let state = files.walk(Automaton::START, path);
+        if is_directory { files.walk(state, b"/") } else { state }
+    };
+    let (from, to) = (state(from), state(to));
+    let reach = set.reach[usize::from(from)];
+    if from == to || reach == 0 {
+        return allowed();
+    }
+    let executable = outcome(set.executables.as_ref(), executable);
+    named(set, set.moves.get(&(reach, executable)).copied().unwrap_or_default())
+}
+
+/// What the policies say of using a capability, for the workload at this place of the input.
+#[must_use]
+pub fn lookup_capability(compiled: &Compiled, place: usize, capability: Capability) -> CallOutcome {
+    let Some(set) = compiled.access_set(place) else { return allowed() };
+    named(set, set.capabilities.get(&capability).copied().unwrap_or_default())
+}
+
+fn outcome(automaton: Option<&Automaton>, path: Option<&[u8]>) -> u16 {
+    automaton.zip(path).map_or(0, |(automaton, path)| automaton.outcome_of(path))
+}
+
+fn allowed() -> CallOutcome {
+    CallOutcome { action: Action::Allow, rule: None, audited: None }
+}
+
+fn named(set: &AccessSet, answers: Answers) -> CallOutcome {
+    let rule = |number: u16| set.rules[usize::from(number)].rule.clone();
+    CallOutcome {
+        action: answers.action(),
+        rule: answers.enforced.map(|answer| rule(answer.rule)),
+        audited: answers.audited.map(|answer| (answer.action, rule(answer.rule))),
+    }
 }

@@ -114,7 +114,7 @@ impl PortPrefix {
 /// The protocols and ports of a row, from the widest to the narrowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
-    /// Every protocol: what rules without `ports` say. The only row for protocols other than TCP and UDP.
+    /// Every protocol: what rules without `ports` say. The only row for protocols without ports.
     All,
     /// Ports of one protocol. With [`PortPrefix::EVERY`] it is what rules say that cover every port: the row for
     /// fragments.

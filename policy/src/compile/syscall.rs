@@ -18,10 +18,20 @@ pub struct SysSetKey {
 ///
 /// # How a call is decided
 ///
-/// Within one policy the first clause whose conditions all hold gives the policy's answer; no such clause = Allow.
+/// The clauses of a call are those that [`calls`](SysSet::calls) has for it, or, where it is not there, the
+/// [`others`](SysSet::others). Within one policy the first clause whose conditions all hold gives the policy's answer; no
+/// such clause = Allow.
 /// Among the Enforce policies the strictest answer wins ([`Action`] is ordered), and among equally strict ones the
 /// first policy's. If that lets the call through, the strictest answer of the Audit policies is an audit hit where it
 /// is stricter still. [`ALWAYS_ALLOWED`](crate::model::ALWAYS_ALLOWED) calls have no clauses.
+///
+/// # Allow-lists
+///
+/// A policy whose `syscalls.default` is Audit or Kill has one more rule, `syscalls.default`, and one clause without
+/// conditions behind its own in every list of `calls`, and in `others`. So a kernel program that finds no row for a call
+/// looks for the row of the others: every call of the node that no rule names, numbers that no table has, and other ways
+/// into the kernel. Where `others` is not empty, `calls` has an (empty) list for each always allowed call, and a row has to
+/// be written for every list of `calls`, also for one that allows: its absence would mean the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SysSet {
     /// What it is known by.
@@ -32,6 +42,9 @@ pub struct SysSet {
     pub rules: Vec<SysRule>,
     /// The clauses of each call that any rule names, ordered by rule number (so by policy, then by place).
     pub calls: BTreeMap<(Abi, u32), Vec<Clause>>,
+    /// The clauses of every call that is not in `calls`, whatever its number and ABI; without conditions, ordered by
+    /// policy. Empty where no policy has a `syscalls.default` other than Allow.
+    pub others: Vec<Clause>,
 }
 
 impl SysSet {

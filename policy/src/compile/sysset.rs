@@ -1,10 +1,12 @@
 //! System call sets: the clauses of each distinct list of policies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::CompileError;
 use crate::model::syscall::operand;
-use crate::model::{ALWAYS_ALLOWED, ArgCondition, ArgOp, Policy, RulePath, RuleRef, SyscallRule, Workload};
+use crate::model::{
+    ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Policy, RulePath, RuleRef, SyscallRule, Workload,
+};
 use crate::syscalls::{self, Abi, Entry};
 
 use super::network::PolicyKey;
@@ -18,6 +20,8 @@ pub(crate) struct Source<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) key: PolicyKey,
     rules: Vec<PlannedRule>,
+    /// The calls of this node that are always allowed; empty where the policy has no default.
+    always: Vec<(Abi, u32)>,
 }
 
 struct PlannedRule {
@@ -33,12 +37,18 @@ pub(crate) fn plan<'a>(
     abis: &[Abi],
     entries: &mut Entries,
 ) -> Option<Source<'a>> {
-    let rules = &policy.syscalls.as_ref()?.rules;
-    if rules.is_empty() {
+    let syscalls = policy.syscalls.as_ref()?;
+    let default = syscalls.default.action();
+    if syscalls.rules.is_empty() && default.is_none() {
         return None;
     }
-    let rules = rules.iter().map(|rule| plan_rule(rule, abis, entries)).collect();
-    Some(Source { policy, key, rules })
+    let rules = syscalls.rules.iter().map(|rule| plan_rule(rule, abis, entries)).collect();
+    let numbers = |abi: &Abi| {
+        let abi = *abi;
+        ALWAYS_ALLOWED.into_iter().filter_map(move |name| Some((abi, syscalls::number(abi, name)?)))
+    };
+    let always = if default.is_some() { abis.iter().flat_map(numbers).collect() } else { Vec::new() };
+    Some(Source { policy, key, rules, always })
 }
 
 fn plan_rule(rule: &SyscallRule, abis: &[Abi], entries: &mut Entries) -> PlannedRule {
@@ -115,42 +125,69 @@ pub(crate) fn build(
     let mut set = SysSet { key, ..SysSet::default() };
     for source in sources {
         let policy = u16::try_from(set.policies.len()).unwrap_or(u16::MAX);
-        let syscalls = source.policy.syscalls.as_ref();
+        let Some(syscalls) = source.policy.syscalls.as_ref() else { continue };
         set.policies.push(SysPolicy {
             id: source.policy.id.clone(),
             mode: source.policy.mode,
-            fallback: syscalls.map(|syscalls| syscalls.fallback).unwrap_or_default(),
+            fallback: syscalls.fallback,
         });
-        let asked = syscalls.into_iter().flat_map(|syscalls| &syscalls.rules);
-        for ((index, rule), planned) in (0..=u16::MAX).zip(asked).zip(&source.rules) {
-            let number = u16::try_from(set.rules.len()).ok().filter(|n| usize::from(*n) < SysSet::MAX_RULES);
-            let Some(number) = number else {
-                return Err(CompileError::TooManyRules {
-                    policy: source.policy.id.clone(),
-                    workload: format!("{}/{}", workload.namespace, workload.name),
-                    limit: SysSet::MAX_RULES,
-                    kind: "system call",
-                });
-            };
-            set.rules.push(SysRule {
-                rule: RuleRef { policy: source.policy.id.clone(), path: RulePath::Syscall(index) },
-                policy,
-                action: rule.action,
-                not_applicable: planned.not_applicable.clone(),
-            });
+        for ((index, rule), planned) in (0..=u16::MAX).zip(&syscalls.rules).zip(&source.rules) {
+            let clause = add_rule(&mut set, source, workload, RulePath::Syscall(index), rule.action)?;
+            if let Some(added) = set.rules.last_mut() {
+                added.not_applicable.clone_from(&planned.not_applicable);
+            }
             for (call, conditions) in &planned.calls {
-                let clause = Clause {
-                    policy,
-                    rule: number,
-                    action: rule.action,
-                    mode: source.policy.mode,
-                    conditions: conditions.clone(),
-                };
+                let clause = Clause { policy, conditions: conditions.clone(), ..clause.clone() };
                 add(&mut set.calls, *call, clause);
+            }
+        }
+        if let Some(action) = syscalls.default.action() {
+            let clause = add_rule(&mut set, source, workload, RulePath::SyscallDefault, action)?;
+            set.others.push(clause);
+            for call in &source.always {
+                set.calls.entry(*call).or_default();
+            }
+        }
+    }
+    let always: BTreeSet<(Abi, u32)> =
+        sources.iter().flat_map(|source| source.always.iter().copied()).collect();
+    for (_, clauses) in set.calls.iter_mut().filter(|(call, _)| !always.contains(call)) {
+        for default in &set.others {
+            let after = clauses.partition_point(|clause| clause.policy <= default.policy);
+            let own = clauses[..after].iter().rev().take_while(|clause| clause.policy == default.policy);
+            if own.clone().all(|earlier| !earlier.conditions.is_empty()) {
+                clauses.insert(after, default.clone());
             }
         }
     }
     Ok(set)
+}
+
+/// Adds a rule of the last policy, and gives its clause without conditions.
+fn add_rule(
+    set: &mut SysSet,
+    source: &Source<'_>,
+    workload: &Workload,
+    path: RulePath,
+    action: Action,
+) -> Result<Clause, CompileError> {
+    let rule = u16::try_from(set.rules.len()).ok().filter(|rule| usize::from(*rule) < SysSet::MAX_RULES);
+    let Some(rule) = rule else {
+        return Err(CompileError::TooManyRules {
+            policy: source.policy.id.clone(),
+            workload: format!("{}/{}", workload.namespace, workload.name),
+            limit: SysSet::MAX_RULES,
+            kind: "system call",
+        });
+    };
+    let policy = u16::try_from(set.policies.len().saturating_sub(1)).unwrap_or(u16::MAX);
+    set.rules.push(SysRule {
+        rule: RuleRef { policy: source.policy.id.clone(), path },
+        policy,
+        action,
+        not_applicable: Vec::new(),
+    });
+    Ok(Clause { policy, rule, action, mode: source.policy.mode, conditions: Vec::new() })
 }
 
 /// Adds a clause, unless an earlier one of the same policy always decides before it.

@@ -1,5 +1,6 @@
 //! The compiled tables against the oracle, and what stays stable from one compilation to the next.
 
+mod access;
 mod limits;
 
 use std::cell::RefCell;
@@ -12,7 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::lookup::{CallOutcome, PacketOutcome, lookup_call, lookup_packet};
 use super::*;
 use crate::arbitrary::{self, Scenario};
-use crate::decide::{AllowedBy, Enforced, SyscallVerdict, Transport, Verdict, decide_packet, decide_syscall};
+use crate::decide::{AllowedBy, Enforced, Judgement, Transport, Verdict, decide_packet, decide_syscall};
 
 fn input(scenario: &Scenario) -> Input<'_> {
     Input {
@@ -31,7 +32,7 @@ fn outcome(verdict: Verdict) -> PacketOutcome {
     PacketOutcome { refused, audited: verdict.audited }
 }
 
-fn call_outcome(verdict: SyscallVerdict) -> CallOutcome {
+fn call_outcome(verdict: Judgement) -> CallOutcome {
     CallOutcome { action: verdict.action, rule: verdict.rule, audited: verdict.audited }
 }
 

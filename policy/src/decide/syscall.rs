@@ -1,5 +1,6 @@
 //! System calls.
 
+use super::Judgement;
 use crate::model::syscall::operand;
 use crate::model::{
     ALWAYS_ALLOWED, Action, ArgCondition, ArgOp, Mode, Policy, RulePath, RuleRef, SyscallRule, Workload,
@@ -26,26 +27,10 @@ impl Call {
     }
 }
 
-/// What happens to a system call, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SyscallVerdict {
-    /// The strictest answer of the Enforce policies.
-    pub action: Action,
-    /// The rule that gives it; `None` for [`Action::Allow`].
-    pub rule: Option<RuleRef>,
-    /// For a call that is let through: the rule of an Audit policy with a stricter answer still, and that answer.
-    pub audited: Option<(Action, RuleRef)>,
-}
-
 /// Decides a system call of this container.
 #[must_use]
-pub fn decide_syscall(
-    policies: &[Policy],
-    world: &World,
-    workload: &Workload,
-    call: &Call,
-) -> SyscallVerdict {
-    let mut verdict = SyscallVerdict { action: Action::Allow, rule: None, audited: None };
+pub fn decide_syscall(policies: &[Policy], world: &World, workload: &Workload, call: &Call) -> Judgement {
+    let mut verdict = Judgement { action: Action::Allow, rule: None, audited: None };
     if syscalls::name(call.abi, call.number).is_some_and(|name| ALWAYS_ALLOWED.contains(&name)) {
         return verdict;
     }
@@ -53,7 +38,7 @@ pub fn decide_syscall(
     concerned.retain(|policy| policy.covers_container(workload.container.as_deref()));
 
     if let Some((action, rule)) = strictest(&concerned, Mode::Enforce, call) {
-        verdict = SyscallVerdict { action, rule: Some(rule), audited: None };
+        verdict = Judgement { action, rule: Some(rule), audited: None };
     }
     if !verdict.action.refuses() {
         verdict.audited =
@@ -74,13 +59,14 @@ fn strictest(policies: &[&Policy], mode: Mode, call: &Call) -> Option<(Action, R
     strictest
 }
 
-/// The answer of one policy: that of its first rule that matches.
+/// The answer of one policy: that of its first rule that matches, or its default.
 fn answer(policy: &Policy, call: &Call) -> Option<(Action, RulePath)> {
-    let rules = policy.syscalls.iter().flat_map(|syscalls| &syscalls.rules);
+    let syscalls = policy.syscalls.as_ref()?;
     (0..=u16::MAX)
-        .zip(rules)
+        .zip(&syscalls.rules)
         .find(|(_, rule)| rule_matches(rule, call))
         .map(|(index, rule)| (rule.action, RulePath::Syscall(index)))
+        .or_else(|| Some((syscalls.default.action()?, RulePath::SyscallDefault)))
 }
 
 fn rule_matches(rule: &SyscallRule, call: &Call) -> bool {

@@ -38,11 +38,23 @@ pub enum Protocol {
     Tcp,
     /// IP protocol 17.
     Udp,
+    /// IP protocol 132.
+    Sctp,
 }
 
 impl Protocol {
-    /// Both, in order.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// Its number in IP headers.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -50,6 +62,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         })
     }
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{Direction, Network, Syscalls, Workload, World};
+use super::{Capabilities, Capability, Direction, Files, Network, Processes, Syscalls, Workload, World};
 use crate::selector::Selector;
 
 /// The name of a policy. Displayed as `namespace/name`, or `cluster/name` for a cluster policy, and ordered by that
@@ -123,6 +123,12 @@ pub struct Policy {
     pub network: Option<Network>,
     /// System call rules, if any.
     pub syscalls: Option<Syscalls>,
+    /// Process rules, if any.
+    pub processes: Option<Processes>,
+    /// File rules, if any.
+    pub files: Option<Files>,
+    /// Capability rules, if any.
+    pub capabilities: Option<Capabilities>,
 }
 
 impl Policy {
@@ -133,10 +139,11 @@ impl Policy {
         let mut hasher = DefaultHasher::new();
         (&self.id, &self.target, &self.containers, self.mode, &self.network, &self.syscalls)
             .hash(&mut hasher);
+        (&self.processes, &self.files, &self.capabilities).hash(&mut hasher);
         hasher.finish()
     }
 
-    /// Whether the system call rules apply to this container of a selected workload. `None` is the pod's own cgroup
+    /// Whether the rules other than network rules apply to this container of a selected workload. `None` is the pod's own cgroup
     /// and what is not known by name: only policies for all containers apply there.
     #[must_use]
     pub fn covers_container(&self, container: Option<&str>) -> bool {
@@ -168,6 +175,16 @@ pub enum RulePath {
     Deny(Direction, u16),
     /// `syscalls.rules[n]`
     Syscall(u16),
+    /// What no system call rule matches: `syscalls.default`
+    SyscallDefault,
+    /// What no process rule matches: `processes.default`
+    ProcessDefault,
+    /// `processes.rules[n]`
+    Process(u16),
+    /// `files.rules[n]`
+    File(u16),
+    /// One of `capabilities.deny`, by its name: `capabilities.deny[NET_RAW]`
+    Capability(Capability),
 }
 
 impl fmt::Display for RulePath {
@@ -177,6 +194,11 @@ impl fmt::Display for RulePath {
             Self::Allow(direction, index) => write!(f, "network.{direction}.allow[{index}]"),
             Self::Deny(direction, index) => write!(f, "network.{direction}.deny[{index}]"),
             Self::Syscall(index) => write!(f, "syscalls.rules[{index}]"),
+            Self::SyscallDefault => f.write_str("syscalls.default"),
+            Self::ProcessDefault => f.write_str("processes.default"),
+            Self::Process(index) => write!(f, "processes.rules[{index}]"),
+            Self::File(index) => write!(f, "files.rules[{index}]"),
+            Self::Capability(capability) => write!(f, "capabilities.deny[{capability}]"),
         }
     }
 }
@@ -225,5 +247,6 @@ mod tests {
         assert_eq!(RulePath::Allow(Direction::Ingress, 3).to_string(), "network.ingress.allow[3]");
         assert_eq!(RulePath::Deny(Direction::Ingress, 0).to_string(), "network.ingress.deny[0]");
         assert_eq!(RulePath::Syscall(7).to_string(), "syscalls.rules[7]");
+        assert_eq!(RulePath::SyscallDefault.to_string(), "syscalls.default");
     }
 }

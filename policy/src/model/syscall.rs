@@ -46,13 +46,39 @@ pub fn fits(value: u64, kind: ArgKind) -> bool {
     }
 }
 
-/// The system call rules of a policy. A call that no rule matches is allowed.
+/// The system call rules of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Syscalls {
     /// The first that matches decides.
     pub rules: Vec<SyscallRule>,
+    /// What becomes of a call that no rule matches; [`ALWAYS_ALLOWED`] ones are allowed whatever this says.
+    pub default: SyscallDefault,
     /// What a node may do where it cannot give EPERM to a rule with [`Action::Deny`].
     pub fallback: Fallback,
+}
+
+/// What becomes of a call that no rule matches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SyscallDefault {
+    /// It is let through.
+    #[default]
+    Allow,
+    /// It is let through, and counted.
+    Audit,
+    /// The process is killed: the rules are an allow-list. The call's effect may stand.
+    Kill,
+}
+
+impl SyscallDefault {
+    /// The answer that stands behind all rules; `None` for [`Allow`](Self::Allow), which is no rule.
+    #[must_use]
+    pub fn action(self) -> Option<Action> {
+        match self {
+            Self::Allow => None,
+            Self::Audit => Some(Action::Audit),
+            Self::Kill => Some(Action::Kill),
+        }
+    }
 }
 
 /// What a node may do where it cannot give EPERM.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::NetScope;
 use Direction::{Egress, Ingress};
-use Protocol::{Tcp, Udp};
+use Protocol::{Sctp, Tcp, Udp};
 
 #[test]
 fn without_a_policy_everything_passes() {
@@ -158,6 +158,26 @@ fn a_named_port_at_egress_is_resolved_for_each_destination() {
         assert!(!ask.passes(&egress("10.0.1.1", Tcp, 8080)), "it declares no such port");
         assert!(!ask.passes(&egress("198.51.100.7", Tcp, 8080)), "nobody's address has no names");
     }
+}
+
+#[test]
+fn an_sctp_port_is_of_sctp_alone_and_rules_without_ports_are_for_it_too() {
+    let sctp = |port| PortMatch { protocol: Sctp, port, end_port: None };
+    let mut ask = Ask::of([
+        policy("shop/a").allow(Ingress, anyone().on(sctp(Some(PortRef::Number(2905))))),
+        policy("shop/b").allow(Ingress, anyone().on(sctp(Some(PortRef::Name("m3ua".to_owned()))))),
+        policy("shop/c").allow(Egress, peers([pods(&[("app", "web")])])).deny(Egress, anyone().on(udp(2905))),
+    ]);
+    ask.workload.named_ports.insert(("m3ua".to_owned(), Sctp), 3000);
+    ask.workload.named_ports.insert(("m3ua".to_owned(), Tcp), 3001);
+    for (protocol, port, passes) in
+        [(Sctp, 2905, true), (Sctp, 3000, true), (Sctp, 3001, false), (Tcp, 2905, false), (Udp, 2905, false)]
+    {
+        assert_eq!(ask.passes(&ingress("10.0.0.1", protocol, port)), passes, "{protocol} {port}");
+    }
+    assert!(ask.passes(&egress("10.0.0.1", Sctp, 2905)));
+    assert!(!ask.passes(&egress("10.0.0.1", Udp, 2905)));
+    assert!(!ask.passes(&egress("10.0.0.2", Sctp, 2905)));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! System calls.
 
 use super::*;
-use crate::model::{Action, ArgCondition, ArgOp, SyscallRule};
+use crate::decide::Call;
+use crate::model::{Action, ArgCondition, ArgOp, SyscallDefault, SyscallRule};
 use Action::{Allow, Audit, Deny, Kill};
 
 fn rule(names: &[&str], action: Action) -> SyscallRule {
@@ -204,4 +205,67 @@ fn names_that_the_node_does_not_have_are_told() {
     let compiled = compile(&Input { abis: &[Abi::Aarch64], ..ask.input() }, None).unwrap();
     assert_eq!(compiled.sys_sets[0].rules[0].not_applicable, ["arch_prctl", "unlink"]);
     assert_eq!(compiled.sys_sets[0].calls.len(), 1);
+}
+
+/// A policy whose other calls get this answer.
+fn list(name: &str, default: SyscallDefault, rules: impl Into<Vec<SyscallRule>>) -> Policy {
+    policy(name).with_syscalls(Syscalls { rules: rules.into(), default, ..Syscalls::default() })
+}
+
+#[test]
+fn an_allow_list_kills_what_no_rule_names_whatever_its_number() {
+    let ask = Ask::of([list(
+        "shop/a",
+        SyscallDefault::Kill,
+        [rule(&["read"], Allow), rule(&["socket"], Allow).when(0, ArgOp::Equal, 1), rule(&["mount"], Deny)],
+    )]);
+    assert_eq!(action(&ask, "read", &[]), Allow);
+    assert_eq!(action(&ask, "socket", &[1]), Allow);
+    assert_eq!(action(&ask, "mount", &[]), Deny);
+    for (name, args) in [("socket", 2), ("getpid", 0)] {
+        let verdict = ask.call(Abi::X86_64, name, &[args]);
+        assert_eq!(
+            (verdict.action, verdict.rule.unwrap().to_string().as_str()),
+            (Kill, "shop/a syscalls.default")
+        );
+    }
+    assert_eq!(ask.call(Abi::I386, "getpid", &[]).action, Kill);
+    for number in [100_000, 0x4000_0000, u32::MAX] {
+        let call = Call { abi: Abi::X86_64, number, args: [0; 6] };
+        assert_eq!(decide_syscall(&ask.policies, &ask.world, &ask.workload, &call).action, Kill);
+        assert_eq!(lookup_call(&compile(&ask.input(), None).unwrap(), 0, &call).action, Kill);
+    }
+}
+
+#[test]
+fn an_allow_list_leaves_what_a_process_cannot_do_without() {
+    let ask = Ask::of([list("shop/a", SyscallDefault::Kill, [])]);
+    for name in ["exit", "exit_group", "rt_sigreturn", "restart_syscall"] {
+        assert_eq!(action(&ask, name, &[]), Allow, "{name}");
+    }
+    assert_eq!(ask.call(Abi::I386, "sigreturn", &[]).action, Allow);
+}
+
+#[test]
+fn what_one_policy_allows_another_policys_allow_list_kills() {
+    let ask = Ask::of([
+        list("shop/a", SyscallDefault::Kill, [rule(&["read", "write"], Allow)]),
+        list("shop/b", SyscallDefault::Kill, [rule(&["read"], Allow)]),
+        list("shop/c", SyscallDefault::Audit, []),
+    ]);
+    assert_eq!(action(&ask, "read", &[]), Audit);
+    let verdict = ask.call(Abi::X86_64, "write", &[]);
+    assert_eq!(
+        (verdict.action, verdict.rule.unwrap().to_string().as_str()),
+        (Kill, "shop/b syscalls.default")
+    );
+}
+
+#[test]
+fn an_allow_list_of_an_audit_policy_only_counts() {
+    let ask = Ask::of([list("shop/a", SyscallDefault::Kill, [rule(&["read"], Allow)]).audit()]);
+    let verdict = ask.call(Abi::X86_64, "write", &[]);
+    assert_eq!(verdict.action, Allow);
+    assert_eq!(verdict.audited.unwrap().1.to_string(), "shop/a syscalls.default");
+    assert_eq!(ask.call(Abi::X86_64, "read", &[]).audited, None);
 }

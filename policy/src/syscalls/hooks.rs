@@ -237,7 +237,49 @@ hooks! {
     UringAllowed "uring_allowed" "security_uring_allowed",
     /// Watching a path.
     PathNotify "path_notify" "security_path_notify",
+    /// The opening of a file that was found, whichever call asks for it.
+    FileOpen "file_open" "security_file_open",
+    /// A file that another process hands over in a message.
+    FileReceive "file_receive" "security_file_receive",
+    /// A program about to be executed, and each interpreter of it.
+    BprmCheckSecurity "bprm_check_security" "security_bprm_check",
+    /// `move_mount`: where a mount is put that was made elsewhere.
+    MoveMount "move_mount" "security_move_mount",
+    /// Connecting to a UNIX socket that listens.
+    UnixStreamConnect "unix_stream_connect" "security_unix_stream_connect",
+    /// Sending to a UNIX socket without a connection, or naming it as the one to send to.
+    UnixMaySend "unix_may_send" "security_unix_may_send",
 }
+
+/// The hooks that rules on processes are decided in: an executable is executed, or mapped by a dynamic loader.
+pub const OF_PROCESSES: &[Hook] = &[Hook::BprmCheckSecurity, Hook::MmapFile, Hook::FileMprotect];
+
+/// The hooks that rules on files are decided in.
+pub const OF_FILES: &[Hook] = &[
+    Hook::FileOpen,
+    Hook::FileReceive,
+    Hook::FileTruncate,
+    Hook::PathTruncate,
+    Hook::PathMknod,
+    Hook::PathMkdir,
+    Hook::PathSymlink,
+    Hook::PathUnlink,
+    Hook::PathRmdir,
+    Hook::PathRename,
+    Hook::PathLink,
+    Hook::PathChmod,
+    Hook::PathChown,
+    Hook::MmapFile,
+    Hook::FileMprotect,
+    Hook::UnixStreamConnect,
+    Hook::UnixMaySend,
+];
+
+/// The hooks that are passed where something is mounted: what is mounted elsewhere has another path there.
+pub const OF_MOUNTS: &[Hook] = &[Hook::SbMount, Hook::MoveMount, Hook::SbPivotroot];
+
+/// The hook that rules on capabilities are decided in.
+pub const OF_CAPABILITIES: &[Hook] = &[Hook::Capable];
 
 impl Hook {
     /// Whether ordinary work passes the hook so often that a program on it is felt: better attached only while a
@@ -248,6 +290,7 @@ impl Hook {
             self,
             Self::Capable
                 | Self::FileAlloc
+                | Self::FileOpen
                 | Self::CredPrepare
                 | Self::TaskAlloc
                 | Self::MmapFile

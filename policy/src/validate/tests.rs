@@ -14,6 +14,9 @@ fn policy(network: Option<Network>, syscalls: Option<Syscalls>) -> Policy {
         mode: Mode::Enforce,
         network,
         syscalls,
+        processes: None,
+        files: None,
+        capabilities: None,
     }
 }
 
@@ -49,7 +52,7 @@ fn of_port(port: Option<PortRef>, end_port: Option<u16>) -> Vec<String> {
 fn of_call(names: &[&str], args: Vec<ArgCondition>) -> Vec<String> {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let rules = vec![SyscallRule { names, args, action: Action::Deny }];
-    complaints(&policy(None, Some(Syscalls { rules, fallback: Fallback::Kill })))
+    complaints(&policy(None, Some(Syscalls { rules, fallback: Fallback::Kill, ..Syscalls::default() })))
 }
 
 fn condition(index: u8, op: ArgOp, value: u64) -> Vec<ArgCondition> {
@@ -62,7 +65,9 @@ const NONE: [String; 0] = [];
 fn a_policy_has_to_say_something() {
     assert_eq!(
         complaints(&policy(None, None)),
-        ["spec: the policy has neither network nor syscalls, so it says nothing"]
+        [
+            "spec: the policy has none of network, syscalls, processes, files and capabilities: it says nothing"
+        ]
     );
     let nothing = policy(Some(Network::default()), None);
     assert_eq!(complaints(&nothing), ["spec.network: has neither ingress nor egress, so it says nothing"]);
@@ -70,9 +75,21 @@ fn a_policy_has_to_say_something() {
     assert_eq!(complaints(&policy(Some(isolating), None)), NONE);
 }
 
+/// System call rules that say something.
+fn watching() -> Syscalls {
+    Syscalls { default: SyscallDefault::Audit, ..Syscalls::default() }
+}
+
+#[test]
+fn system_call_rules_that_say_nothing_are_refused() {
+    let problem = "spec.syscalls.rules: is empty and calls are allowed by default, so that it says nothing";
+    assert_eq!(complaints(&policy(None, Some(Syscalls::default()))), [problem]);
+    assert_eq!(complaints(&policy(None, Some(watching()))), NONE);
+}
+
 #[test]
 fn containers_are_absent_or_some() {
-    let mut policy = policy(None, Some(Syscalls::default()));
+    let mut policy = policy(None, Some(watching()));
     policy.containers = Some(vec!["api".to_owned()]);
     assert_eq!(complaints(&policy), NONE);
     policy.containers = Some(Vec::new());
@@ -85,7 +102,7 @@ fn a_selector_on_a_label_that_differs_for_each_pod_is_refused_wherever_it_is() {
         match_labels: [(key.to_owned(), "x".to_owned())].into(),
         ..Selector::default()
     };
-    let mut target = policy(None, Some(Syscalls::default()));
+    let mut target = policy(None, Some(watching()));
     target.target.pods = selector("pod-template-hash");
     assert_eq!(
         complaints(&target),
@@ -260,11 +277,118 @@ fn an_argument_exists_is_no_pointer_and_can_hold_the_value() {
 fn a_fallback_needs_a_rule_that_denies() {
     let syscalls = |action| {
         let rules = vec![SyscallRule { names: vec!["ptrace".to_owned()], args: Vec::new(), action }];
-        complaints(&policy(None, Some(Syscalls { rules, fallback: Fallback::Kill })))
+        complaints(&policy(None, Some(Syscalls { rules, fallback: Fallback::Kill, ..Syscalls::default() })))
     };
     assert_eq!(syscalls(Action::Deny), NONE);
     assert_eq!(
         syscalls(Action::Kill),
         ["spec.syscalls.fallback: says what to do where Deny is impossible, but no rule has action Deny"]
     );
+}
+
+mod access {
+    //! Process, file and capability rules.
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::{
+        Capabilities, Executables, FileRule, Files, Operation, ProcessDefault, ProcessRule, Processes,
+    };
+    use crate::paths::Pattern;
+
+    fn paths(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| Pattern::parse(text).unwrap()).collect()
+    }
+
+    fn process(executables: Executables) -> ProcessRule {
+        ProcessRule { executables, action: Action::Deny }
+    }
+
+    fn of_processes(default: ProcessDefault, rules: Vec<ProcessRule>) -> Vec<String> {
+        let processes = Some(Processes { default, rules });
+        complaints(&Policy { processes, ..policy(None, None) })
+    }
+
+    fn file(texts: &[&str], operations: &[Operation], unless: &[&str]) -> FileRule {
+        FileRule {
+            paths: paths(texts),
+            operations: operations.iter().copied().collect(),
+            action: Action::Deny,
+            unless: paths(unless),
+        }
+    }
+
+    fn of_files(rules: Vec<FileRule>) -> Vec<String> {
+        complaints(&Policy { files: Some(Files { rules }), ..policy(None, None) })
+    }
+
+    #[test]
+    fn a_half_that_says_nothing_is_named() {
+        assert_eq!(
+            of_processes(ProcessDefault::Allow, vec![]),
+            ["spec.processes: has no rules and allows by default, so it says nothing"]
+        );
+        assert!(of_processes(ProcessDefault::Deny, vec![]).is_empty());
+        assert_eq!(of_files(vec![]), ["spec.files.rules: is empty, so it says nothing"]);
+        let capabilities = Some(Capabilities { deny: BTreeSet::new() });
+        assert_eq!(
+            complaints(&Policy { capabilities, ..policy(None, None) }),
+            ["spec.capabilities.deny: is empty, so it says nothing"]
+        );
+    }
+
+    #[test]
+    fn a_path_that_an_earlier_rule_decides_on_is_named() {
+        let rules = vec![
+            process(Executables::Paths(paths(&["/bin/a", "/bin/b"]))),
+            process(Executables::Paths(paths(&["/bin/c", "/bin/b"]))),
+        ];
+        assert_eq!(
+            of_processes(ProcessDefault::Allow, rules),
+            [
+                "spec.processes.rules[1].paths[1]: /bin/b is named by processes.rules[0] already, which decides"
+            ]
+        );
+        let twice = vec![process(Executables::NotInImage), process(Executables::NotInImage)];
+        assert_eq!(
+            of_processes(ProcessDefault::Allow, twice),
+            ["spec.processes.rules[1].notInImage: never decides: processes.rules[0] says it before"]
+        );
+        assert_eq!(
+            of_files(vec![
+                file(&["/etc/a"], &[Operation::Read, Operation::Write], &[]),
+                file(&["/etc/a"], &[Operation::Write, Operation::Chmod], &[]),
+            ]),
+            [
+                "spec.files.rules[1].paths[0]: /etc/a is named by files.rules[0] already, which decides on Write"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_path_may_come_again_for_other_operations_or_after_exceptions() {
+        let rules = vec![
+            file(&["/etc/a"], &[Operation::Read], &["/bin/x"]),
+            file(&["/etc/a"], &[Operation::Read], &[]),
+            file(&["/etc/a"], &[Operation::Write], &[]),
+        ];
+        assert!(of_files(rules).is_empty());
+    }
+
+    #[test]
+    fn empty_lists_are_named() {
+        assert_eq!(
+            of_files(vec![file(&[], &[], &[])]),
+            ["spec.files.rules[0].operations: is empty", "spec.files.rules[0].paths: is empty"]
+        );
+        assert_eq!(
+            of_processes(ProcessDefault::Allow, vec![process(Executables::Paths(vec![]))]),
+            ["spec.processes.rules[0].paths: is empty"]
+        );
+        assert_eq!(
+            of_files(vec![file(&["/a", "/a"], &[Operation::Read], &[])]),
+            ["spec.files.rules[0].paths[1]: /a is there twice"]
+        );
+    }
 }

@@ -26,7 +26,7 @@ use holdfast_tests::{
 use nix::libc::SIGKILL;
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: demo [--kernel=6.1|--kernel=6.12] [--without-lsm]
+const USAGE: &str = "usage: demo [--kernel=5.10|--kernel=6.1|--kernel=6.12] [--without-lsm]
   Without --kernel it runs on this machine's own kernel where that is possible, else in QEMU.
   --without-lsm leaves bpf out of the guest's lsm=.";
 
@@ -41,6 +41,7 @@ impl Options {
         let mut options = Self { kernel: None, lsm_bpf: true };
         for flag in flags {
             match *flag {
+                "--kernel=5.10" => options.kernel = Some(Kernel::Debian5_10),
                 "--kernel=6.1" => options.kernel = Some(Kernel::Debian6_1),
                 "--kernel=6.12" => options.kernel = Some(Kernel::Debian6_12),
                 "--without-lsm" => options.lsm_bpf = false,

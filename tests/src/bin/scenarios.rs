@@ -3,12 +3,13 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use holdfast_tests::scenario::{containers, suite, worker};
+use holdfast_tests::scenario::{containers, house, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
-                     [--budgets keep]
+                     [--budgets keep] [--only mechanisms]
        scenarios enter CGROUP NETNS ARGUMENT...
+       scenarios live HOUSE overlay|plain
        scenarios unified PROGRAM ARGUMENT...
        scenarios work";
 
@@ -49,6 +50,10 @@ fn act(arguments: &[String]) -> Result<bool> {
             containers::unified(program, &arguments[2..])?;
             Ok(true)
         }
+        ["live", path, form @ ("overlay" | "plain")] => {
+            house::live(Path::new(path), *form == "overlay")?;
+            Ok(true)
+        }
         ["work"] => worker::work().map(|()| true),
         _ => bail!("{USAGE}"),
     }
@@ -63,6 +68,7 @@ fn options(flags: &[&str]) -> Result<suite::Options> {
             "--agent" => options.agent = Some(value.into()),
             "--json" => options.json = Some(value.into()),
             "--budgets" => options.budgets = *value == "keep",
+            "--only" if *value == "mechanisms" => options.of_mechanisms = true,
             "--mechanism" => options.mechanism = Some((*value).to_owned()),
             "--patience" => options.patience = value.parse().context("--patience takes a number")?,
             _ => bail!("{USAGE}"),

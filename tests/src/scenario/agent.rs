@@ -133,7 +133,7 @@ impl Home {
                 bail!("the agent ended ({status}):\n{}", self.log());
             }
             ensure!(
-                began.elapsed() < Duration::from_millis(rig.answer_ms()) * 2,
+                began.elapsed() < Duration::from_millis(rig.answer_ms()) * 4,
                 "not ready:\n{}",
                 self.log()
             );
@@ -187,6 +187,19 @@ impl Home {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Where the agent's links are pinned.
+    pub(super) fn links(&self) -> PathBuf {
+        let bpffs = self.path.join("bpf");
+        holdfast_agent::loader::Places { bpffs, cgroup_root: PathBuf::new() }.links()
+    }
+
+    /// A series of `/metrics`, by its name and labels as they are printed.
+    pub(super) fn metric(&self, series: &str) -> Result<f64> {
+        let metrics = self.get("/metrics")?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)).context("no such series")?;
+        Ok(value.trim().parse()?)
+    }
+
     /// What `status` counts for the workload, by rule and what was done.
     pub(super) fn count(&self, rule: &str) -> Result<u64> {
         let status = self.status()?;
@@ -215,16 +228,16 @@ pub(super) const DEFAULT: &str = "bank/ledger network.egress Drop";
 fn only_db(rig: &mut Rig, home: &Home) -> Result<()> {
     for family in [V4, V6] {
         let (db, front) = (rig.at("db", family, 8080)?, rig.at("front", family, 8080)?);
-        let (allowed, refused) = (rig.attempt(tcp("ledger", db), false)?, home.count(DEFAULT)?);
+        let (allowed, refused) = (rig.attempt(tcp("ledger", db), rig.answer_ms())?, home.count(DEFAULT)?);
         ensure!(allowed.seen == Answer::Echo, "{allowed:?}\n{}", home.log());
-        let dropped = rig.attempt(udp("ledger", front), true)?;
+        let dropped = rig.attempt(udp("ledger", front), rig.silence_ms())?;
         let counted = home.count(DEFAULT)? - refused;
         ensure!(
             dropped.seen == Answer::Silence && dropped.arrived.is_empty() && counted == 1,
             "counted {counted}: {dropped:?}\n{}",
             home.log()
         );
-        let node = rig.attempt(tcp("node", front), false)?;
+        let node = rig.attempt(tcp("node", front), rig.answer_ms())?;
         ensure!(node.seen == Answer::Echo, "the node itself: {node:?}");
     }
     Ok(())
@@ -279,7 +292,10 @@ fn killed(rig: &mut Rig) -> Result<()> {
     home.start(rig)?;
     home.ready(rig)?;
     let (db, front) = (rig.at("db", V4, 8080)?, rig.at("front", V4, 8080)?);
-    let (now, then) = (rig.attempt(tcp("ledger", front), false)?, rig.attempt(udp("ledger", db), true)?);
+    let (now, then) = (
+        rig.attempt(tcp("ledger", front), rig.answer_ms())?,
+        rig.attempt(udp("ledger", db), rig.silence_ms())?,
+    );
     ensure!(now.seen == Answer::Echo && then.seen == Answer::Silence, "{now:?}, {then:?}\n{}", home.log());
     Ok(())
 }
@@ -348,7 +364,7 @@ fn bad_file(rig: &mut Rig) -> Result<()> {
     rig.until("the metric counts no file", |_| Ok(errors(&home)? == 0))?;
     let front = rig.at("front", V4, 8080)?;
     rig.until("the file that was put right is in force", |rig| {
-        Ok(rig.attempt(udp("ledger", front), true)?.seen == Answer::Echo)
+        Ok(rig.attempt(udp("ledger", front), rig.silence_ms())?.seen == Answer::Echo)
     })
 }
 
@@ -374,7 +390,7 @@ fn commands(rig: &mut Rig) -> Result<()> {
     let output = home.command(&["uninstall"])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let front = rig.at("front", V4, 8080)?;
-    let free = rig.attempt(tcp("ledger", front), false)?;
+    let free = rig.attempt(tcp("ledger", front), rig.answer_ms())?;
     ensure!(free.seen == Answer::Echo, "after uninstall: {free:?}");
     ensure!(home.status().is_err(), "status after uninstall");
     Ok(())

@@ -26,6 +26,8 @@ pub enum Call {
     UdpUnconnected,
     /// UDP from a socket that asks for errors.
     UdpRecvErr,
+    /// SCTP: an association, a word and its echo.
+    Sctp,
 }
 
 /// One attempt: who calls whom, how.
@@ -59,6 +61,12 @@ pub fn tcp(from: &'static str, to: SocketAddr) -> Attempt {
 #[must_use]
 pub fn udp(from: &'static str, to: SocketAddr) -> Attempt {
     Attempt { from, source: None, to, call: Call::Udp }
+}
+
+/// Over SCTP.
+#[must_use]
+pub fn sctp(from: &'static str, to: SocketAddr) -> Attempt {
+    Attempt { call: Call::Sctp, ..tcp(from, to) }
 }
 
 /// The spec of a policy for the workloads with this label `app`.
@@ -97,15 +105,16 @@ impl Rig {
         })
     }
 
-    /// Makes an attempt. `quick` waits only as long as silence takes.
+    /// Makes an attempt, and waits this long for an answer.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn attempt(&mut self, attempt: Attempt, quick: bool) -> Result<Outcome> {
-        let wait_ms = if quick { self.silence_ms() } else { self.answer_ms() };
+    pub fn attempt(&mut self, attempt: Attempt, wait_ms: u64) -> Result<Outcome> {
         let word = self.word();
         let server = self.server_of(attempt.from, attempt.to.ip()).context("nobody serves there")?;
-        self.inside(server)?.arrivals()?;
+        let late = self.inside(server)?.arrivals()?;
+        let late = late.into_iter().find(|arrival| self.refused_words.contains(&arrival.word));
+        ensure!(late.is_none(), "what was dropped arrived later: {late:?}");
         let before = self.counts()?;
         let began = Instant::now();
         let inside = self.inside(attempt.from)?;
@@ -116,6 +125,7 @@ impl Rig {
                 mapped: attempt.call == Call::TcpMapped,
                 wait_ms,
             })?,
+            Call::Sctp => inside.act(Op::SctpOpen { to: attempt.to, wait_ms })?,
             Call::Udp | Call::UdpUnconnected | Call::UdpRecvErr => {
                 let any = if attempt.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let at = attempt.source.map_or_else(|| any.parse(), Ok)?;
@@ -126,7 +136,7 @@ impl Rig {
         let seen = match (opened, attempt.call) {
             (Answer::Socket { socket, .. }, call) => {
                 let said = match call {
-                    Call::Tcp | Call::TcpMapped => {
+                    Call::Tcp | Call::TcpMapped | Call::Sctp => {
                         inside.act(Op::TcpSay { socket, word: word.clone(), wait_ms })?
                     }
                     _ => {
@@ -153,14 +163,14 @@ impl Rig {
     fn settled(
         &mut self,
         attempt: Attempt,
-        quick: bool,
+        wait_ms: u64,
         right: impl Fn(&Outcome) -> bool,
         exact: impl Fn(&Outcome) -> bool,
         what: &str,
     ) -> Result<()> {
         let mut tries = 4;
         loop {
-            let outcome = self.attempt(attempt, quick)?;
+            let outcome = self.attempt(attempt, wait_ms)?;
             tries -= 1;
             if right(&outcome) && exact(&outcome) {
                 return Ok(());
@@ -169,13 +179,39 @@ impl Rig {
         }
     }
 
+    /// The same where the outcome must be silence. Once the refusal is counted, what was refused cannot come but by a
+    /// fault, and a moment is enough to see that it does not: the whole wait is for refusals that are not counted yet.
+    /// What comes even later fails the next attempt.
+    fn silent(
+        &mut self,
+        attempt: Attempt,
+        right: impl Fn(&Outcome) -> bool,
+        exact: impl Fn(&Outcome) -> bool,
+        what: &str,
+    ) -> Result<()> {
+        let outcome = self.attempt(attempt, self.moment_ms())?;
+        ensure!(outcome.arrived.is_empty(), "{what}: {attempt:?}\n  {outcome:?}");
+        if !(right(&outcome) && exact(&outcome)) {
+            self.settled(attempt, self.silence_ms(), right, exact, what)?;
+        }
+        let word = self.last_word();
+        self.refused_words.insert(word);
+        Ok(())
+    }
+
     /// That the attempt gets through: the echo comes, the word arrived, and nothing was refused.
     ///
     /// # Errors
     /// When it does not.
     pub fn allowed(&mut self, attempt: Attempt) -> Result<()> {
         let right = |outcome: &Outcome| outcome.seen == Answer::Echo && outcome.has_arrived();
-        self.settled(attempt, false, right, |outcome| outcome.counted.is_empty(), "should be allowed")
+        self.settled(
+            attempt,
+            self.answer_ms(),
+            right,
+            |outcome| outcome.counted.is_empty(),
+            "should be allowed",
+        )
     }
 
     /// That the attempt gets through, and is counted as what this rule would have refused.
@@ -186,7 +222,7 @@ impl Rig {
         let right = |outcome: &Outcome| outcome.seen == Answer::Echo && outcome.has_arrived();
         let exact = |outcome: &Outcome| only(&outcome.counted, policy, rule, "Audit") > 0;
         let what = format!("should pass and be counted for {policy} {rule}");
-        self.settled(attempt, false, right, exact, &what)?;
+        self.settled(attempt, self.answer_ms(), right, exact, &what)?;
         self.reports(policy, rule, "Audit", "Audit")
     }
 
@@ -210,7 +246,7 @@ impl Rig {
             let count = u128::from(only(&outcome.counted, policy, rule, "Drop"));
             (1..=most).contains(&count)
         };
-        self.settled(attempt, true, right, exact, &format!("should be dropped by {policy} {rule}"))?;
+        self.silent(attempt, right, exact, &format!("should be dropped by {policy} {rule}"))?;
         self.reports(policy, rule, "Deny", "Deny")
     }
 
@@ -224,7 +260,13 @@ impl Rig {
             outcome.seen == Answer::Errno(nix::libc::EPERM) && outcome.arrived.is_empty() && counted
         };
         let exact = |outcome: &Outcome| only(&outcome.counted, policy, rule, "Reject") == 1;
-        self.settled(attempt, true, right, exact, &format!("should be rejected by {policy} {rule}"))?;
+        self.settled(
+            attempt,
+            self.silence_ms(),
+            right,
+            exact,
+            &format!("should be rejected by {policy} {rule}"),
+        )?;
         self.reports(policy, rule, "Deny", "Deny")
     }
 }

@@ -39,7 +39,7 @@ const AUDIT: &str = "bank/ledger network.egress Audit";
 /// Whether a datagram of `ledger` to a place that its policy does not allow is answered.
 fn passes(rig: &mut Rig) -> Result<bool> {
     let front = rig.at("front", V4, 8080)?;
-    let seen = rig.attempt(udp("ledger", front), true)?.seen;
+    let seen = rig.attempt(udp("ledger", front), rig.silence_ms())?.seen;
     ensure!(matches!(seen, Answer::Echo | Answer::Silence), "{seen:?}");
     Ok(seen == Answer::Echo)
 }
@@ -128,7 +128,7 @@ fn rejects_and_calls(rig: &mut Rig) -> Result<()> {
     let state = tempfile::tempdir()?;
     let made = folder.path().join("made");
     let both = |rig: &mut Rig| -> Result<(Answer, bool, bool)> {
-        let connected = rig.attempt(tcp("front", db), false)?.seen;
+        let connected = rig.attempt(tcp("front", db), rig.answer_ms())?.seen;
         let command = ["/bin/busybox".to_owned(), "mkdir".to_owned(), made.display().to_string()];
         let wait_ms = rig.answer_ms();
         let ended = rig.inside("front")?.act(Op::Run { command: command.to_vec(), wait_ms })?;

@@ -196,9 +196,13 @@ fn mount(rig: &mut Rig, runtime: &'static str) -> Result<()> {
     let words: Vec<&str> = call.iter().map(String::as_str).collect();
     let executed = container.exec(&words)?;
     let seen = String::from_utf8_lossy(&executed.stdout).into_owned();
+    // runc binds its own program while it is being moved into the container's cgroup, and copies it where that is refused:
+    // before the kernel has told of the move this counts as the workload's.
+    let most = if runtime == "runc" { 2 } else { 1 };
     if given == Given::Refused {
         ensure!(
-            own.contains("errno=1\n") && only(&counted, id, "syscalls.rules[0]", "Deny") == 1,
+            own.contains("errno=1\n")
+                && (1..=most).contains(&only(&counted, id, "syscalls.rules[0]", "Deny")),
             "its own mount: {own}, {counted:?}"
         );
         ensure!(seen.contains("errno=1\n"), "exec: {executed:?}");

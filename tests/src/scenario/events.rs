@@ -62,7 +62,7 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// The ring buffers of the rig, read as the agent reads them.
-struct Watch {
+pub(super) struct Watch {
     rings: [(Buffer, RingBuf<MapData>); 2],
     maps: EventMaps,
     tally: Tally,
@@ -71,7 +71,7 @@ struct Watch {
 
 impl Watch {
     /// From now on.
-    fn new(rig: &Rig) -> Result<Self> {
+    pub(super) fn new(rig: &Rig) -> Result<Self> {
         let maps = EventMaps::open(&rig.places.pins())?;
         let rings = [
             (Buffer::Denials, loader::ring(&rig.places, Buffer::Denials.name())?),
@@ -123,7 +123,7 @@ impl Watch {
     }
 
     /// The first event by this rule that was told since; waits for it.
-    fn by(&mut self, rig: &mut Rig, policy: &str, rule: &str) -> Result<Event> {
+    pub(super) fn by(&mut self, rig: &mut Rig, policy: &str, rule: &str) -> Result<Event> {
         let mut found = None;
         let mut others = Vec::new();
         rig.until(&format!("an event by {policy} {rule}"), |rig| {
@@ -141,7 +141,7 @@ impl Watch {
 }
 
 /// That an event says of a place who it is.
-fn is_of(rig: &Rig, event: &Event, place: &str) -> Result<()> {
+pub(super) fn is_of(rig: &Rig, event: &Event, place: &str) -> Result<()> {
     let pod = rig.facts.pods.iter().find(|pod| pod.name == place).context("no such pod")?;
     let said = event.pod.as_ref().map(|pod| (pod.name.as_str(), pod.uid.as_str()));
     ensure!(

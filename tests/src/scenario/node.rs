@@ -135,6 +135,8 @@ pub const OUTSIDE: [IpAddr; 2] =
 /// The API server's.
 pub const API_SERVER: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+/// Where clouds tell a node who it is: an address that nobody in the cluster has.
+pub const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 /// A pod `remote` of the namespace shop on another node, with the label `app: remote`.
 pub const REMOTE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 77, 1, 5)), IpAddr::V6(Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 5))];
@@ -196,6 +198,7 @@ impl Node {
         for addresses in [OUTSIDE, API_SERVER, REMOTE] {
             outside.extend(addresses);
         }
+        outside.push(METADATA);
         let host_addresses = pod_addresses(1);
         let mut world = World::default();
         let mut wires: Vec<(&'static str, Vec<IpAddr>)> = vec![("outside", outside)];

@@ -62,15 +62,27 @@ impl Inside {
         Self::start_by(Path::new("/proc/self/exe"), name, cgroup, netns)
     }
 
+    /// Starts one with what `enter` is to execute: these arguments of this program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_as(name: &str, cgroup: &Path, netns: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(Path::new("/proc/self/exe"), name, cgroup, netns, arguments)
+    }
+
     /// Starts one by another program that knows `enter` and `work`: for callers that do not, such as tests.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_by(program: &Path, name: &str, cgroup: &Path, netns: &Path) -> Result<Self> {
+        Self::spawn(program, name, cgroup, netns, &["work"])
+    }
+
+    fn spawn(program: &Path, name: &str, cgroup: &Path, netns: &Path, arguments: &[&str]) -> Result<Self> {
         let mut child = Command::new(program)
             .arg("enter")
             .args([cgroup, netns])
-            .arg("work")
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -130,6 +130,37 @@ pub enum Op {
         /// How it is packed.
         form: RawForm,
     },
+    /// Serve echo over SCTP, one socket for each association, at these addresses from now on. What arrives is recorded
+    /// as for TCP.
+    SctpServe {
+        /// Where.
+        at: Vec<SocketAddr>,
+    },
+    /// Open an SCTP association, with a socket of its own. What TCP says and hears, it says and hears.
+    SctpOpen {
+        /// To where.
+        to: SocketAddr,
+        /// How long to wait for an answer.
+        wait_ms: u64,
+    },
+    /// Record the SCTP packets that reach these addresses from now on, whatever ports they have. No SCTP socket is needed.
+    RawSctpHear {
+        /// Where.
+        at: Vec<std::net::IpAddr>,
+    },
+    /// Send an SCTP packet of one chunk in raw IP packets. Its checksum is none: no SCTP socket takes it for its own.
+    RawSctp {
+        /// From where.
+        from: SocketAddr,
+        /// To where.
+        to: SocketAddr,
+        /// What is in the chunk.
+        word: String,
+        /// The type of the chunk.
+        chunk: u8,
+        /// How it is packed.
+        form: RawForm,
+    },
     /// Open a packet socket (`AF_PACKET`).
     PacketSocket,
     /// Hand the socket that listens at this port to whoever takes it at the unix socket.
@@ -169,7 +200,7 @@ pub enum RawForm {
     Plain,
     /// IPv4 with options.
     Options,
-    /// IPv6: hop-by-hop options, destination options, then UDP.
+    /// IPv6: hop-by-hop options, destination options, then the datagram.
     Extensions,
     /// Two fragments, in order.
     Fragments,
@@ -215,7 +246,7 @@ pub enum Answer {
 /// Something that reached a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
-    /// Over TCP, else UDP.
+    /// Over a connection, else in a datagram or raw packet.
     pub tcp: bool,
     /// The server's port.
     pub port: u16,

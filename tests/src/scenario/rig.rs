@@ -2,7 +2,7 @@
 //! agent would report and count out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,15 +20,18 @@ use holdfast_crds::{convert, document};
 use holdfast_policy::model::{Policy, World};
 
 use super::{
+    house::House,
     node::{Family, Node, at},
     process::Inside,
     protocol::Op,
 };
 
-pub use super::attempt::{Attempt, Call, Outcome, network, only, tcp, udp};
+pub use super::attempt::{Attempt, Call, Outcome, network, only, sctp, tcp, udp};
 
 /// How long nothing must come before it counts as silence, on a machine of the usual speed.
 const SILENCE: Duration = Duration::from_millis(250);
+/// How long a packet that is not refused takes at most, on an idle machine of the usual speed.
+const MOMENT: Duration = Duration::from_millis(30);
 /// How long something that must come may take, on a machine of the usual speed.
 const ANSWER: Duration = Duration::from_secs(4);
 
@@ -54,7 +57,10 @@ pub struct Rig {
     pub places: Places,
     policies: Vec<Policy>,
     words: u32,
+    /// What was said in attempts that were dropped.
+    pub(super) refused_words: BTreeSet<String>,
     elders: Elders,
+    houses: BTreeMap<&'static str, Arc<House>>,
 }
 
 /// Connections made before the kernel programs were there.
@@ -97,7 +103,9 @@ impl Rig {
             places: places.clone(),
             policies: Vec::new(),
             words: 0,
+            refused_words: BTreeSet::new(),
             elders,
+            houses: BTreeMap::new(),
         };
         rig.apply()?;
         Ok(rig)
@@ -227,6 +235,26 @@ impl Rig {
         Ok(&self.node.place(name)?.inside)
     }
 
+    /// Whether this node can refuse what programs, files, capabilities and system calls are asked for: it has LSM or
+    /// `fmod_ret` programs.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        !self.engine.mechanisms().hooks.is_empty()
+    }
+
+    /// The house of a place, which is built when it is first asked for: all scenarios of the run share it.
+    ///
+    /// # Errors
+    /// When it cannot be built, or there is no such place.
+    pub fn house(&mut self, place: &'static str) -> Result<Arc<House>> {
+        if let Some(house) = self.houses.get(place) {
+            return Ok(Arc::clone(house));
+        }
+        let house = Arc::new(House::build(self, place, true)?);
+        self.houses.insert(place, Arc::clone(&house));
+        Ok(house)
+    }
+
     /// An address and port of a place.
     ///
     /// # Errors
@@ -238,6 +266,11 @@ impl Rig {
     /// A word that nobody has said before.
     pub fn word(&mut self) -> String {
         self.words += 1;
+        self.last_word()
+    }
+
+    /// The word that was made last.
+    pub(super) fn last_word(&self) -> String {
         format!("word-{}", self.words)
     }
 
@@ -245,6 +278,12 @@ impl Rig {
     #[must_use]
     pub fn answer_ms(&self) -> u64 {
         u64::try_from((ANSWER * self.patience).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long nothing must come where it was seen to be refused already, in milliseconds.
+    #[must_use]
+    pub fn moment_ms(&self) -> u64 {
+        u64::try_from((MOMENT * self.patience).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How long nothing must come, in milliseconds.
@@ -257,10 +296,23 @@ impl Rig {
     ///
     /// # Errors
     /// When it fails, or does not hold in the time that an answer may take.
-    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+    pub fn until(&mut self, what: &str, condition: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        self.until_within(ANSWER, what, condition)
+    }
+
+    /// Waits until `condition` holds, for this long on a machine of the usual speed.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn until_within(
+        &mut self,
+        time: Duration,
+        what: &str,
+        mut condition: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
         let began = Instant::now();
         while !condition(self)? {
-            ensure!(began.elapsed() < ANSWER * self.patience, "still not so: {what}");
+            ensure!(began.elapsed() < time * self.patience, "still not so: {what}");
             std::thread::sleep(crate::process::POLL);
         }
         Ok(())

@@ -13,7 +13,9 @@ use holdfast_agent::loader::Places;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use super::{agent, break_glass, containers, events, network, node::Node, rig::Rig, syscalls};
+use super::{
+    access, agent, break_glass, containers, events, network, node::Node, rig::Rig, sockets, syscalls, tamper,
+};
 
 /// A scenario.
 #[derive(Clone, Copy)]
@@ -27,8 +29,37 @@ pub struct Scenario {
 /// All scenarios of the rig, in order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [network::all(), syscalls::all(), containers::all(), events::all(), break_glass::all(), agent::all()]
-        .concat()
+    [
+        network::all(),
+        syscalls::all(),
+        access::all(),
+        containers::all(),
+        events::all(),
+        break_glass::all(),
+        sockets::all(),
+        agent::all(),
+        tamper::all(),
+    ]
+    .concat()
+}
+
+/// Those of which the mechanism that refuses system calls decides what comes: the others show the same whichever it is.
+#[must_use]
+pub fn of_mechanisms() -> Vec<Scenario> {
+    [syscalls::all(), access::all(), containers::all(), tamper::all()].concat()
+}
+
+/// What narrows the suites down while one works on some scenarios: `HOLDFAST_SCENARIOS` holds parts of their names, with
+/// `|` between.
+#[must_use]
+pub fn filter() -> Option<String> {
+    std::env::var("HOLDFAST_SCENARIOS").ok()
+}
+
+/// The scenarios of these whose name holds one of the texts that `|` divides in the filter; without one, all.
+fn chosen(scenarios: Vec<Scenario>, filter: Option<&str>) -> Vec<Scenario> {
+    let wanted = |name: &str| filter.is_none_or(|filter| filter.split('|').any(|text| name.contains(text)));
+    scenarios.into_iter().filter(|scenario| wanted(scenario.name)).collect()
 }
 
 /// What came of a scenario.
@@ -46,8 +77,10 @@ pub struct Verdict {
 /// What to run, and how.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Only scenarios whose name holds this.
+    /// Only scenarios whose name holds one of these, which `|` divides.
     pub filter: Option<String>,
+    /// Only [`of_mechanisms`].
+    pub of_mechanisms: bool,
     /// The agent's program, for the scenarios of the whole agent.
     pub agent: Option<PathBuf>,
     /// Where the verdicts go as JSON.
@@ -66,12 +99,8 @@ pub struct Options {
 /// When the node cannot be made or the verdicts cannot be written; a scenario that fails is none.
 pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     ensure!(rustix::process::geteuid().is_root(), "scenarios make cgroups and namespaces: run them as root");
-    let chosen: Vec<Scenario> = all()
-        .into_iter()
-        .filter(|scenario| {
-            options.filter.as_ref().is_none_or(|filter| scenario.name.contains(filter.as_str()))
-        })
-        .collect();
+    let scenarios = if options.of_mechanisms { of_mechanisms() } else { all() };
+    let chosen = chosen(scenarios, options.filter.as_deref());
     // Whatever becomes of this process, its BPF file system, and with it every program it attached, goes with it.
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
@@ -137,18 +166,19 @@ pub fn twice() -> Vec<&'static str> {
     seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
 }
 
-/// That every scenario was run and passed, by what [`run`] wrote.
+/// That every one of these scenarios that the filter leaves was run and passed, by what [`run`] wrote.
 ///
 /// # Errors
 /// Naming those that failed or are missing.
-pub fn all_passed(verdicts: &[u8]) -> Result<()> {
+pub fn all_passed(scenarios: Vec<Scenario>, verdicts: &[u8], filter: Option<&str>) -> Result<()> {
     let verdicts: Vec<Verdict> = serde_json::from_slice(verdicts)?;
     let failed: Vec<String> = verdicts
         .iter()
         .filter_map(|verdict| Some(format!("{}: {}", verdict.name, verdict.error.as_ref()?)))
         .collect();
     ensure!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), verdicts.len(), failed.join("\n"));
-    let wanted = all();
+    let wanted = chosen(scenarios, filter);
+    ensure!(!wanted.is_empty(), "no scenario has a name with {filter:?}");
     let missing =
         wanted.iter().filter(|scenario| verdicts.iter().all(|verdict| verdict.name != scenario.name));
     let missing: Vec<&str> = missing.map(|scenario| scenario.name).collect();

@@ -29,6 +29,7 @@ use super::protocol::{Answer, Arrival, Op, Request, Response};
 mod datagram;
 mod flood;
 mod raw;
+mod sctp;
 mod server;
 mod stream;
 
@@ -118,6 +119,10 @@ impl Worker {
             }
             Op::Ping { to, wait_ms } => raw::ping(to, millis(wait_ms)),
             Op::RawUdp { from, to, word, form } => raw::udp(from, to, &word, form),
+            Op::SctpServe { at } => self.sctp_serve(&at),
+            Op::SctpOpen { to, wait_ms } => self.sctp_open(to, millis(wait_ms)),
+            Op::RawSctpHear { at } => self.raw_sctp_hear(&at),
+            Op::RawSctp { from, to, word, chunk, form } => raw::sctp(from, to, &word, chunk, form),
             Op::PacketSocket => raw::packet_socket(),
             Op::GiveListener { port, path } => self.give_listener(port, &path),
             Op::TakeListener { path, wait_ms } => self.take_listener(&path, millis(wait_ms)),

@@ -67,6 +67,7 @@ async fn status_tells_what_each_user_may_read_and_what_is_left_out() -> Result<(
     let states: Vec<&Value> =
         json["policies"].as_array().context("policies")?.iter().map(|policy| &policy["state"]).collect();
     assert_eq!(states, ["Degraded", "NoWorkloads", "NoWorkloads", "InForce"]);
+    ensure!(json["policies"][0]["proven"].is_string() && json["policies"][0]["neverProven"] == 0, "{json}");
 
     // One policy, with and without the nodes' reports.
     let text = stage.told("admin", &["status", "shop/api"])?;
@@ -75,7 +76,7 @@ async fn status_tells_what_each_user_may_read_and_what_is_left_out() -> Result<(
         "WorkloadPolicy shop/api, Enforce, generation 1: in force on 1 of 1 node, 1 workload\n",
         "syscalls.rules[0]          Deny    KillAfterEffect by sys_enter   node-1   mount: NoLsmAndNoFmodRet\n",
         "network.ingress.allow[0]   Allow   as asked                       1 node\n",
-        "\nnode-1   Programmed   1            1\n",
+        "NODE     STATE        GENERATION   WORKLOADS   PROVEN   MESSAGE\nnode-1   Programmed   1            1           ",
     ] {
         ensure!(text.contains(expected), "{expected} is not in\n{text}");
     }

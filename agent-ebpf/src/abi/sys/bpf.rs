@@ -9,6 +9,8 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
 
+pub mod info;
+
 /// A type of program and how it is attached (`enum bpf_prog_type`, `enum bpf_attach_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgramKind {
@@ -175,6 +177,37 @@ pub fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.raw_tracepoint.prog_fd = number(program);
     bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// Makes an iterator of a loaded program that walks a map. It can be begun as often as wanted while the link is there.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const TRACE_ITER: u32 = 28;
+    // union bpf_iter_link_info, of which the first word is the map.
+    let info = [number(map), 0, 0, 0];
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+    attr.link_create.attach_type = TRACE_ITER;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1 =
+        aya_obj::generated::bpf_attr__bindgen_ty_14__bindgen_ty_3__bindgen_ty_1 {
+            iter_info: address(info.as_ptr()),
+            iter_info_len: 4,
+        };
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Begins an iteration: what the program writes is read from the file.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn begin(iterator: BorrowedFd<'_>) -> io::Result<std::fs::File> {
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = number(iterator);
+    bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(Into::into)
 }
 
 /// Pins a map, program or link at a path of a BPF file system.

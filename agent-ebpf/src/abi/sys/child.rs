@@ -49,6 +49,19 @@ pub enum Attempt {
     Killed(i32),
 }
 
+/// Lets a command move itself to the cgroup whose `cgroup.procs` is open for writing, before it is executed.
+pub fn enter(command: &mut Command, mut procs: File) {
+    let step = move || procs.write_all(b"0");
+    // SAFETY: after fork only a write to an open file.
+    unsafe { command.pre_exec(step) };
+}
+
+/// Ends this process by a signal after so many seconds.
+pub fn end_after(seconds: u32) {
+    // SAFETY: takes a number, and the signal's default is the end of the process.
+    unsafe { libc::alarm(seconds) };
+}
+
 /// What a child answers through the only channel it has, an errno: those of the call are moved up, beyond all that the
 /// standard library can run into on the way.
 const RETURNED: i32 = 1 << 16;

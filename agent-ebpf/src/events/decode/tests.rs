@@ -71,6 +71,7 @@ fn book() -> Book {
     let meaning = Meaning {
         net_sets: [(3, Arc::clone(&compiled.net_sets[0]))].into(),
         sys_sets: [(4, Arc::clone(&compiled.sys_sets[0]))].into(),
+        access_sets: std::collections::BTreeMap::new(),
         workloads: [(9, 0)].into(),
     };
     let placement = Placement { key: "k".to_owned(), workload, cgroups: vec![77], pod: true };
@@ -127,6 +128,7 @@ fn packet() -> Record {
             ..Raw::default()
         },
         task: None,
+        object: None,
     }
 }
 
@@ -195,6 +197,7 @@ fn a_call_says_its_name_and_arguments_and_who_made_it() {
             ..Raw::default()
         },
         task: Some(Box::new(Task { tgid: 7, pid: 7, name, flags: task_flags::ROOTED, ..Task::default() })),
+        object: None,
     };
     let record = Record::read(&record.to_bytes()).expect("a record");
     let event = event(&record, &book(), CLOCK, "n1", 0);
@@ -203,7 +206,7 @@ fn a_call_says_its_name_and_arguments_and_who_made_it() {
         (EventKind::Audited, Some(Done::Audit), Some(holdfast_crds::event::Asked::Audit))
     );
     assert_eq!((event.generation, event.mechanism.as_deref()), (Some(7), Some("fmod_ret")));
-    assert_eq!(event.rule_kind, Some(RuleKind::Syscall));
+    assert_eq!(event.rule_kind, Some(holdfast_crds::event::RuleKind::Syscall));
     let call = event.syscall.expect("a call");
     assert_eq!((call.name.as_deref(), call.abi.as_str()), (Some("mount"), "x86_64"));
     assert_eq!(call.arguments, ["0x1", "0xffffffffffffffff", "0x0", "0x0", "0x0", "0x0"]);
@@ -230,4 +233,27 @@ fn what_is_left_without_a_record_and_what_is_lost_have_lines_too() {
     assert!(event.network.is_none() && event.process.is_none());
     let gap = gap("t".to_owned(), "n1", "denials", 3);
     assert_eq!((gap.kind, gap.count, gap.gap.expect("a gap").lost), (EventKind::Gap, 0, 3));
+}
+
+#[test]
+fn what_it_was_done_to_is_told_with_its_path_whatever_bytes_that_has() {
+    let mut record = packet();
+    record.event.flags = flags::CALL | flags::TASK | flags::OBJECT;
+    record.task = Some(Box::new(Task { tgid: 7, pid: 7, ..Task::default() }));
+    let mut object = Object { does: 1 << 1 | 1 << 4, flags: object_flags::ROOTED, ..Object::default() };
+    let path = b"/srv/a\xffb";
+    object.path.0[..path.len()].copy_from_slice(path);
+    object.path_size = u16::try_from(path.len()).expect("small");
+    record.object = Some(Box::new(object));
+    let read = Record::read(&record.to_bytes()).expect("a record");
+    let told = event(&read, &book(), CLOCK, "n1", 0).file.expect("a file");
+    assert_eq!((told.path.as_str(), told.truncated), (r"/srv/a\xffb", false));
+    assert_eq!(told.operations, ["Write", "Rename"]);
+    object.does = 0;
+    object.flags |= object_flags::PATH_CUT;
+    record.object = Some(Box::new(object));
+    let told = event(&record, &book(), CLOCK, "n1", 0).file.expect("a file");
+    assert_eq!((told.operations, told.truncated), (vec!["Execute".to_owned()], true));
+    assert_eq!(capability("capabilities.deny[NET_RAW]").as_deref(), Some("NET_RAW"));
+    assert_eq!(capability("files.rules[0]"), None);
 }

@@ -69,3 +69,68 @@ fn rings_are_left_alone_where_no_rule_refuses_what_they_can_do() {
     assert_eq!(entry(&out, "io_uring_enter"), None);
     assert_eq!(entry(&out, "io_uring_setup"), None);
 }
+
+fn allow_list(calls: &[(&str, Vec<Clause>)], others: Vec<Clause>) -> (SysSet, Mechanisms, Lowered) {
+    let policy =
+        |name| SysPolicy { id: PolicyId::cluster(name), mode: Mode::Enforce, fallback: Fallback::None };
+    let rule = |path| holdfast_policy::compile::SysRule {
+        rule: holdfast_policy::model::RuleRef { policy: PolicyId::cluster("a"), path },
+        policy: 0,
+        action: Action::Kill,
+        not_applicable: Vec::new(),
+    };
+    let set = SysSet {
+        policies: vec![policy("a")],
+        rules: vec![
+            rule(holdfast_policy::model::RulePath::Syscall(0)),
+            rule(holdfast_policy::model::RulePath::SyscallDefault),
+        ],
+        calls: calls.iter().map(|(name, clauses)| ((HOST_ABI, number(name)), clauses.clone())).collect(),
+        others,
+        ..SysSet::default()
+    };
+    let hooks = Hook::ALL.iter().map(|hook| (*hook, Mechanism::Lsm)).collect();
+    let mechanisms = Mechanisms { kernel: (6, 12), hooks, ..Mechanisms::default() };
+    let mut out = Lowered::default();
+    lower_set(&Arc::new(set.clone()), 7, &mechanisms, &mut out).unwrap();
+    (set, mechanisms, out)
+}
+
+#[test]
+fn an_allow_list_has_a_row_for_what_it_allows_and_one_for_all_others() {
+    let (set, mechanisms, out) = allow_list(
+        &[("read", vec![clause(0, 0, Action::Allow)]), ("exit_group", Vec::new())],
+        vec![clause(0, 1, Action::Kill)],
+    );
+    assert!(out.sys_enter);
+    assert_eq!(entry(&out, "read").unwrap().flags, 0, "nothing is asked of it");
+    assert_eq!(entry(&out, "exit_group").unwrap(), abi::Syscall { hooks: 0, clauses: 0, flags: 0 });
+    assert_eq!(entry(&out, "getpid"), None);
+    for abi in [0, 1] {
+        let others = out.tables.syscalls[&abi::SyscallKey { set: 7, abi, nr: abi::NR_ANY }];
+        assert_eq!((others.clauses, others.flags, others.hooks), (1, abi::SYSCALL_AT_ENTRY, 0));
+        assert_eq!(out.tables.clauses[&abi::ClauseKey { set: 7, abi, nr: abi::NR_ANY, index: 0 }].action, 3);
+    }
+    let given = given(&set, &mechanisms);
+    assert_eq!(given[1].given, Given::KillAfterEffect);
+    assert_eq!(given[1].mechanism, Some(Mechanism::SysEnter));
+    assert!(given[1].calls.is_empty(), "it names none");
+}
+
+#[test]
+fn an_allow_list_refuses_rings_unless_it_names_every_call_that_they_make() {
+    let setup = vec![clause(0, 0, Action::Allow), clause(0, 1, Action::Kill)];
+    let (_, _, out) = allow_list(&[("io_uring_setup", setup)], vec![clause(0, 1, Action::Kill)]);
+    let index = entry(&out, "io_uring_setup").unwrap().clauses - 1;
+    assert_eq!(row(&out, "io_uring_setup", index).action, 3);
+}
+
+#[test]
+fn an_allow_list_is_not_covered_where_nothing_sees_the_entry_of_calls() {
+    let (set, mechanisms, _) = allow_list(&[], vec![clause(0, 1, Action::Kill)]);
+    let without = Mechanisms { no_sys_enter: Some("refused".to_owned()), ..mechanisms };
+    let mut out = Lowered::default();
+    lower_set(&Arc::new(set.clone()), 7, &without, &mut out).unwrap();
+    assert!(!out.sys_enter && out.tables.syscalls.is_empty());
+    assert_eq!(given(&set, &without)[1].given, Given::NotCovered);
+}

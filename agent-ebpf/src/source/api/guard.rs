@@ -93,7 +93,7 @@ mod tests {
             "spec": {"selector": {}, "network": {"ingress": {"allow": [{"ports": [{"port": 80}]}]}}},
         });
         assert!(read(object.clone()).object.is_ok());
-        object["spec"]["network"]["ingress"]["allow"][0]["ports"][0]["protocol"] = json!("SCTP");
+        object["spec"]["network"]["ingress"]["allow"][0]["ports"][0]["protocol"] = json!("ICMP");
         let bad = read(object.clone());
         assert_eq!((bad.metadata.name.as_deref(), bad.metadata.generation), (Some("p"), Some(3)));
         let problem = bad.object.unwrap_err();

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Subject, named};
+use crate::pod;
 
 /// A Service.
 #[derive(Debug, Clone)]
@@ -54,11 +55,7 @@ pub(super) fn front(
     }
     let mut ports = BTreeMap::new();
     for port in spec.ports.iter().flatten() {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => continue,
-        };
+        let Some(protocol) = pod::protocol(port.protocol.as_deref()) else { continue };
         let Ok(number) = u16::try_from(port.port) else { continue };
         let target = |subject: &Subject| match &port.target_port {
             None => Some(number),

@@ -25,6 +25,14 @@ const CAPABILITIES: [&str; 3] = [
     "PERFMON",
 ];
 
+/// With these it enters the network namespaces of pods and destroys sockets there.
+const TO_DESTROY_SOCKETS: [&str; 2] = ["SYS_ADMIN", "SYS_PTRACE"];
+
+fn capabilities(spec: &NodeAgentSpec) -> Vec<String> {
+    let more: &[&str] = if spec.destroy_sockets { &TO_DESTROY_SOCKETS } else { &[] };
+    CAPABILITIES.iter().chain(more).map(|name| (*name).to_owned()).collect()
+}
+
 /// A part of the node that the agent sees at the same path.
 struct HostPath {
     name: &'static str,
@@ -122,7 +130,7 @@ pub(super) fn spec(settings: &AgentSettings, name: &str, uid: &str, spec: &NodeA
         readiness_probe: Some(probe(settings, "/readyz", 1)),
         security_context: Some(SecurityContext {
             capabilities: Some(Capabilities {
-                add: Some(CAPABILITIES.map(str::to_owned).into()),
+                add: Some(capabilities(spec)),
                 drop: Some(vec!["ALL".to_owned()]),
             }),
             privileged: Some(false),

@@ -43,6 +43,20 @@ fn a_digest_goes_before_a_tag_and_a_tag_before_the_operators_own() {
 }
 
 #[test]
+fn only_an_agent_that_destroys_sockets_may_enter_the_namespaces_of_others() {
+    let added = |json| {
+        let set = daemon_set(&settings(), "default", "uid", &spec(json));
+        let pod = set.spec.template.spec.unwrap();
+        pod.containers[0].security_context.clone().unwrap().capabilities.unwrap().add.unwrap()
+    };
+    let least = ["BPF", "NET_ADMIN", "PERFMON"];
+    assert_eq!(added(serde_json::json!({})), least);
+    assert_eq!(added(serde_json::json!({"destroySockets": false})), least);
+    let more = [&least[..], &["SYS_ADMIN", "SYS_PTRACE"]].concat();
+    assert_eq!(added(serde_json::json!({"destroySockets": true})), more);
+}
+
+#[test]
 fn the_agent_may_do_what_it_needs_and_is_not_privileged() {
     let set = daemon_set(&settings(), "default", "uid", &spec(serde_json::json!({"logLevel": "Debug"})));
     let pod = set.spec.template.spec.unwrap();

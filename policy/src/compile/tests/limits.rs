@@ -20,6 +20,9 @@ fn with_denies(names: &[&str], denies: usize) -> Scenario {
         mode: Mode::Enforce,
         network: Some(network.clone()),
         syscalls: None,
+        processes: None,
+        files: None,
+        capabilities: None,
     };
     Scenario {
         policies: names.iter().map(policy).collect(),

@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use nix::libc::{EPERM, SIGKILL};
 
+use holdfast_policy::model::ALWAYS_ALLOWED;
+
 use super::{Bench, Call, Effect, Given, errno, free, given, rules, watched};
 use crate::scenario::{
     process::Inside,
@@ -23,6 +25,8 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "without a fallback a call that no hook refuses is not covered", run: no_fallback },
     Scenario { name: "rules for one container leave the rest of the pod alone", run: containers },
     Scenario { name: "a policy that is gone refuses nothing any more", run: revoked },
+    Scenario { name: "an allow-list kills whoever makes a call that it does not name", run: allow_list },
+    Scenario { name: "what an allow-list does not name can be watched instead", run: watch_list },
     Scenario { name: "what a runtime does before a container's first program is exempt", run: exempt },
     Scenario { name: "a process that joins from outside is inside from its first program on", run: joined },
 ];
@@ -58,6 +62,57 @@ fn kill(rig: &mut Rig) -> Result<()> {
         _ => anyhow::bail!("{row:?}"),
     }
     free(rig, &mut bench, MKDIR)
+}
+
+/// System call rules that allow every known call but `getpriority`, for the list and for a default.
+fn all_but_getpriority(default: &str) -> String {
+    let names: Vec<&str> = holdfast_policy::syscalls::names()
+        .iter()
+        .copied()
+        .filter(|name| *name != "getpriority" && !ALWAYS_ALLOWED.contains(name))
+        .collect();
+    let rule = |names: &[&str]| format!("{{names: [{}], action: Allow}}", names.join(", "));
+    let rules: Vec<String> = names.chunks(128).map(rule).collect();
+    format!("{{default: {default}, rules: [{}]}}", rules.join(", "))
+}
+
+const GETPRIORITY: Call = Call { words: &["getpriority", "0", "0"], effect: Effect::Answer };
+/// A number that no kernel has.
+const UNKNOWN: Call = Call { words: &["!native", "100000"], effect: Effect::Answer };
+const DEFAULT: &str = "syscalls.default";
+
+fn allow_list(rig: &mut Rig) -> Result<()> {
+    let mut bench = Bench::new()?;
+    rig.enforce(&[("shop/allow-list", rules(&all_but_getpriority("Kill")))])?;
+    rig.reports("shop/allow-list", DEFAULT, "Kill", "KillAfterEffect")?;
+    for call in [GETPRIORITY, UNKNOWN] {
+        let (made, counted) = watched(rig, &mut bench, call)?;
+        ensure!(
+            killed(&made.answer) && only(&counted, "shop/allow-list", DEFAULT, "KillAfterEffect") == 1,
+            "{call:?}: {made:?}, {counted:?}"
+        );
+    }
+    let (made, counted) = watched(rig, &mut bench, MKDIR)?;
+    ensure!(made.errno == Some(0) && made.effect && counted.is_empty(), "named: {made:?}, {counted:?}");
+    let made = bench.make(rig, "db", GETPRIORITY)?;
+    ensure!(!killed(&made.answer), "where no rule concerns it: {made:?}");
+    Ok(())
+}
+
+fn watch_list(rig: &mut Rig) -> Result<()> {
+    let mut bench = Bench::new()?;
+    rig.enforce(&[("shop/watch-list", rules(&all_but_getpriority("Audit")))])?;
+    rig.reports("shop/watch-list", DEFAULT, "Audit", "Audit")?;
+    for call in [GETPRIORITY, UNKNOWN] {
+        let (made, counted) = watched(rig, &mut bench, call)?;
+        ensure!(
+            !killed(&made.answer) && only(&counted, "shop/watch-list", DEFAULT, "Audit") == 1,
+            "{call:?}: {made:?}, {counted:?}"
+        );
+    }
+    let (made, counted) = watched(rig, &mut bench, MKDIR)?;
+    ensure!(made.errno == Some(0) && counted.is_empty(), "named: {made:?}, {counted:?}");
+    Ok(())
 }
 
 fn audit(rig: &mut Rig) -> Result<()> {

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{super::protocol::RawForm, Answer, timed_out};
 
 const UDP: u8 = 17;
+const SCTP: u8 = 132;
 const HOP_BY_HOP: u8 = 0;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
@@ -61,10 +62,27 @@ pub(super) fn packet_socket() -> Result<Answer> {
 }
 
 pub(super) fn udp(from: SocketAddr, to: SocketAddr, word: &str, form: RawForm) -> Result<Answer> {
-    let datagram = datagram(from, to, word);
+    send(from, to, UDP, &datagram(from, to, word), form)
+}
+
+/// One chunk behind the common header (RFC 9260 section 3).
+pub(super) fn sctp(from: SocketAddr, to: SocketAddr, word: &str, chunk: u8, form: RawForm) -> Result<Answer> {
+    let text = format!("{word:<64}");
+    let mut bytes = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    // The tag, which tells these packets apart, and no checksum.
+    bytes.extend([0, 0]);
+    bytes.extend(checksum(&[text.as_bytes()]).to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([chunk, 0]);
+    bytes.extend(u16::try_from(4 + text.len())?.to_be_bytes());
+    bytes.extend(text.as_bytes());
+    send(from, to, SCTP, &bytes, form)
+}
+
+fn send(from: SocketAddr, to: SocketAddr, protocol: u8, datagram: &[u8], form: RawForm) -> Result<Answer> {
     let packets = match (from.ip(), to.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(target)) => v4(source, target, &datagram, form)?,
-        (IpAddr::V6(source), IpAddr::V6(target)) => v6(source, target, &datagram, form)?,
+        (IpAddr::V4(source), IpAddr::V4(target)) => v4(source, target, protocol, datagram, form)?,
+        (IpAddr::V6(source), IpAddr::V6(target)) => v6(source, target, protocol, datagram, form)?,
         _ => bail!("{from} and {to} are of two families"),
     };
     let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(255)))?;
@@ -108,7 +126,13 @@ fn pieces(datagram: &[u8], form: RawForm) -> Vec<(u16, bool, &[u8])> {
     }
 }
 
-fn v4(source: Ipv4Addr, target: Ipv4Addr, datagram: &[u8], form: RawForm) -> Result<Vec<Vec<u8>>> {
+fn v4(
+    source: Ipv4Addr,
+    target: Ipv4Addr,
+    protocol: u8,
+    datagram: &[u8],
+    form: RawForm,
+) -> Result<Vec<Vec<u8>>> {
     // The datagrams that are put together again are told apart by this.
     let id = u16::from_be_bytes([datagram[6], datagram[7]]);
     // No operation three times, then the end of the options.
@@ -120,7 +144,7 @@ fn v4(source: Ipv4Addr, target: Ipv4Addr, datagram: &[u8], form: RawForm) -> Res
         packet.extend(u16::try_from(header_length + bytes.len())?.to_be_bytes());
         packet.extend(id.to_be_bytes());
         packet.extend((u16::from(more) << 13 | offset).to_be_bytes());
-        packet.extend([64, UDP, 0, 0]);
+        packet.extend([64, protocol, 0, 0]);
         packet.extend(source.octets());
         packet.extend(target.octets());
         packet.extend(options);
@@ -132,7 +156,13 @@ fn v4(source: Ipv4Addr, target: Ipv4Addr, datagram: &[u8], form: RawForm) -> Res
     Ok(packets)
 }
 
-fn v6(source: Ipv6Addr, target: Ipv6Addr, datagram: &[u8], form: RawForm) -> Result<Vec<Vec<u8>>> {
+fn v6(
+    source: Ipv6Addr,
+    target: Ipv6Addr,
+    protocol: u8,
+    datagram: &[u8],
+    form: RawForm,
+) -> Result<Vec<Vec<u8>>> {
     let mut packets = Vec::new();
     for (offset, more, bytes) in pieces(datagram, form) {
         let (first, extensions) = match form {
@@ -140,16 +170,16 @@ fn v6(source: Ipv6Addr, target: Ipv6Addr, datagram: &[u8], form: RawForm) -> Res
             RawForm::Extensions => {
                 let padding = [1, 4, 0, 0, 0, 0];
                 let hop = [&[DESTINATION_OPTIONS, 0], &padding[..]].concat();
-                let destination = [&[UDP, 0], &padding[..]].concat();
+                let destination = [&[protocol, 0], &padding[..]].concat();
                 (HOP_BY_HOP, [hop, destination].concat())
             }
             RawForm::Fragments | RawForm::LastFragment => {
-                let mut extension = vec![UDP, 0];
+                let mut extension = vec![protocol, 0];
                 extension.extend((offset << 3 | u16::from(more)).to_be_bytes());
                 extension.extend([0, 0, datagram[6], datagram[7]]);
                 (FRAGMENT, extension)
             }
-            _ => (UDP, Vec::new()),
+            _ => (protocol, Vec::new()),
         };
         let mut packet = vec![0x60, 0, 0, 0];
         packet.extend(u16::try_from(extensions.len() + bytes.len())?.to_be_bytes());

@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -38,13 +39,13 @@ impl Worker {
                 socket.bind(&(*address).into()).with_context(|| format!("binding {address}"))?;
             }
             tcp.listen(64)?;
-            self.serve_tcp(tcp)?;
+            self.serve_stream(tcp)?;
             self.serve_udp(udp, address.port());
         }
         Ok(Answer::Done)
     }
 
-    fn serve_tcp(&self, listener: Socket) -> Result<()> {
+    pub(super) fn serve_stream(&self, listener: Socket) -> Result<()> {
         let port = listener.local_addr()?.as_socket().context("a listener without an address")?.port();
         let listener = Arc::new(listener);
         lock(&self.listeners).insert(port, Arc::clone(&listener));
@@ -58,7 +59,15 @@ impl Worker {
                 let (arrivals, accepted) = (Arc::clone(&arrivals), Arc::clone(&accepted));
                 thread::spawn(move || {
                     let mut bytes = [0; 2048];
-                    while let Ok(length @ 1..) = (&*connection).read(&mut bytes) {
+                    let is_kept = || {
+                        let accepted = lock(&accepted);
+                        accepted.get(&port).into_iter().flatten().any(|other| Arc::ptr_eq(other, &connection))
+                    };
+                    while is_kept() {
+                        if !readable(&connection) {
+                            continue;
+                        }
+                        let Ok(length @ 1..) = (&*connection).read(&mut bytes) else { break };
                         let word = String::from_utf8_lossy(&bytes[..length]).trim().to_owned();
                         lock(&arrivals).push(Arrival { tcp: true, port, peer, word });
                         if (&*connection).write_all(&bytes[..length]).is_err() {
@@ -107,9 +116,15 @@ impl Worker {
         Answer::Done
     }
 
+    /// Takes the last one out of the hands of its echo server: Linux 5.10 connects no socket anew that somebody reads.
     pub(super) fn tcp_accepted(&self, port: u16) -> Result<Answer> {
-        let last = lock(&self.accepted).get(&port).and_then(|all| all.last().cloned());
+        let last = lock(&self.accepted).get_mut(&port).and_then(Vec::pop);
         let last = last.with_context(|| format!("nobody was accepted at {port}"))?;
+        let began = Instant::now();
+        while Arc::strong_count(&last) > 1 {
+            ensure!(began.elapsed() < LET_GO, "the echo server at {port} does not let go of its connection");
+            thread::sleep(POLL);
+        }
         self.keep(last.try_clone()?)
     }
 
@@ -150,7 +165,17 @@ impl Worker {
             _ => None,
         });
         let Some(taken) = taken else { bail!("no socket came") };
-        self.serve_tcp(Socket::from(taken))?;
+        self.serve_stream(Socket::from(taken))?;
         Ok(Answer::Done)
     }
+}
+
+/// How long an echo server may take to notice that its connection was taken away: a moment, many times over.
+const LET_GO: Duration = Duration::from_secs(30);
+
+/// Whether a read has an answer, be it an error or the end; waits a moment for it.
+fn readable(connection: &Socket) -> bool {
+    const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let mut events = [PollFd::new(connection, PollFlags::IN)];
+    poll(&mut events, Some(&MOMENT)).is_ok_and(|ready| ready > 0)
 }
