@@ -27,7 +27,7 @@ test-controlplane: setup ## run the tests against a real kube-apiserver and etcd
 	cargo test -p holdfast-tests --no-fail-fast --test controlplane --test corpus --test 'operator*' --test 'chart*' --test end_to_end --test monitoring --test images --test 'plugin*' --test surface --test docs --test documents --test kubelet --test install
 
 test-vm: setup ## run the tests on Debian's kernels in QEMU
-	cargo test -p holdfast-tests --no-fail-fast --test vm --test scenarios_vm
+	cargo test -p holdfast-tests --no-fail-fast --test vm --test scenarios_vm --test cost_vm
 
 test-node: setup ## run the tests on this machine's own kernel (needs root)
 	cargo test -p holdfast-tests --no-fail-fast --test kernel_oracle --test node

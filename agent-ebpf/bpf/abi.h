@@ -329,8 +329,19 @@ struct hf_task_event {
 #define HF_OBJECT_ROOTED 1   /* a path of its mount namespace; else only the name of what is mounted nowhere */
 #define HF_OBJECT_PATH_CUT 2 /* its beginning is missing */
 #define HF_OBJECT_PARTIAL 4  /* it is of a tree that is mounted nowhere, or could not be read to its end */
+/* Where a file is, as far as its mounts tell. */
+enum hf_origin {
+	HF_ORIGIN_UNKNOWN = 0, /* the root of its mount namespace is no overlayfs, or the path could not be read */
+	HF_ORIGIN_IMAGE,       /* in a lower layer of the overlay that is the root */
+	HF_ORIGIN_WRITTEN,     /* in its upper layer: written or changed since the container was made */
+	HF_ORIGIN_MEMORY,      /* mounted nowhere: memfd */
+	HF_ORIGIN_TMPFS,       /* on a tmpfs that is mounted below the root */
+	HF_ORIGIN_VOLUME,      /* on something else that is */
+};
 struct hf_object {
-	__u32 does; /* a bit for each hf_operation; 0 = it was to be executed */
+	__u16 does; /* a bit for each hf_operation; 0 = it was to be executed */
+	__u8 origin; /* enum hf_origin */
+	__u8 pad;
 	__u16 flags;
 	__u16 path_size;
 	char path[HF_OBJECT_PATH];
@@ -376,8 +387,13 @@ struct hf_automaton {
 #define HF_ACCESS_FILES 2
 #define HF_ACCESS_CAPABILITIES 4
 #define HF_ACCESS_REFUSES 8 /* some rule on paths, of an Enforce policy, refuses */
+/* Beginnings of names: a bit for the first two bytes. */
+#define HF_BEGINNING_WORDS 8
+#define HF_BEGINNING(a, b) (((a) * 37u + (b)) % (64 * HF_BEGINNING_WORDS))
 struct hf_access {
 	__u64 capabilities; /* a bit for each that some policy denies */
+	__u64 first[HF_BEGINNING_WORDS]; /* how the first name of a path begins that rules on files speak of */
+	__u64 second[HF_BEGINNING_WORDS]; /* and the second */
 	__u32 flags;
 	__u16 unknown_rule; /* of HF_ACCESS_REFUSES: the first such rule, which counts what cannot be told */
 	__u16 pad;

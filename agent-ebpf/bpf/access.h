@@ -285,23 +285,9 @@ __attribute__((noinline)) __u64 hf_mount_refused(void)
  * the agent reports this. */
 HF_INLINE int hf_in_image(struct dentry *dentry, __u32 flags)
 {
-	struct dentry *upper = NULL;
-	struct inode *inode;
+	enum hf_origin origin = hf_origin(dentry, flags);
 
-	if (flags & HF_PATH_NONE)
-		return 0;
-	if (!(flags & HF_PATH_ROOT_OVERLAY))
-		return 1;
-	if (!(flags & HF_PATH_ON_ROOT))
-		return 0;
-	inode = BPF_CORE_READ(dentry, d_inode);
-	/* struct ovl_inode: the upper dentry follows the inode (fs/overlayfs/ovl_entry.h). No type of the module's is asked
-	 * for, as modules have none on 5.10. */
-	if (bpf_probe_read_kernel(&upper, sizeof(upper), (char *)inode + bpf_core_type_size(struct inode))) {
-		hf_helper_failed(HF_PROG_ACCESS, HF_HELPER_PROBE_READ);
-		return 0;
-	}
-	return upper == NULL;
+	return origin == HF_ORIGIN_IMAGE || origin == HF_ORIGIN_UNKNOWN;
 }
 
 /* An exempt process that executes something is on its way into the workload: what it executes there is judged, unless it
@@ -573,13 +559,77 @@ HF_INLINE int hf_is_concerned(void)
 	return wl && wl->access_set;
 }
 
+/* Can the first (or second) name of a path that some rule on files speaks of begin like this one? By its first two bytes, of
+ * which the second is 0 where there is none. */
+HF_INLINE int hf_may_be(const __u64 *beginnings, struct dentry *dentry)
+{
+	__u8 bytes[2] = {};
+	__u32 bit;
+
+	if (bpf_probe_read_kernel(bytes, sizeof(bytes), dentry->d_name.name))
+		return 1;
+	bit = HF_BEGINNING(bytes[0], bytes[1]);
+	return beginnings[bit / 64] >> (bit % 64) & 1;
+}
+
+/* Is a file that is opened where no rule speaks of any? So it is with most: on the mount that is the root of the task's own
+ * mount namespace, below names there that no pattern can begin with. The way up to them is made of plain loads here, each of
+ * which costs a small part of what it takes to read a name. 0 where that cannot be said. Kernels before 5.17 (HF_OLD) may
+ * lack bpf_get_current_task_btf, which is of 5.11. */
+HF_INLINE int hf_is_elsewhere(const struct hf_asker *asker, struct file *file)
+{
+#ifdef HF_OLD
+	return 0;
+#else
+	struct mount *root = bpf_get_current_task_btf()->nsproxy->mnt_ns->root;
+	struct vfsmount *mnt = file->f_path.mnt;
+	struct dentry *at = file->f_path.dentry, *end = mnt->mnt_root, *first = NULL, *second = NULL;
+	struct {
+		struct mount *mount;
+		struct dentry *at;
+	} over;
+	__u32 names = 0;
+
+	/* Both are read at once. */
+	if (bpf_core_field_offset(struct mount, mnt_mountpoint) != bpf_core_field_offset(struct mount, mnt_parent) + 8)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (; names < HF_STEPS_AT_ONCE && at != end; names++) {
+		second = first;
+		first = at;
+		at = at->d_parent;
+	}
+	if (at != end || !first)
+		return 0;
+	/* The root of a namespace is its first mount, or mounted over that one's root: see hf_read_path. */
+	if (bpf_core_read(&over, sizeof(over), &hf_mount_of(mnt)->mnt_parent) || over.mount != root ||
+	    over.at != root->mnt.mnt_root)
+		return 0;
+	if (!hf_may_be(asker->access->first, first))
+		return 1;
+	return second && !hf_may_be(asker->access->second, second);
+#endif
+}
+
+HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
+{
+	struct file *file = (struct file *)ctx[0];
+	struct hf_asker asker;
+
+	/* An overlayfs opens a file of a layer for each of its own. */
+	if (file->f_mode & HF_FMODE_NOACCOUNT || !hf_asks(&asker, HF_ACCESS_FILES) || hf_is_elsewhere(&asker, file))
+		return 0;
+	return hf_on_open(hook, hf_argument(ctx, 0));
+}
+
 /* Which of these belong to a hook: decided when the program is compiled. */
 HF_INLINE int hf_access_refused(enum hf_hook hook, unsigned long long *ctx)
 {
+	if (hook == HF_HOOK_file_open)
+		return hf_on_opening(hook, ctx);
 	if (!hf_is_concerned())
 		return 0;
 	switch (hook) {
-	case HF_HOOK_file_open:
 	/* Handed over by another process. */
 	case HF_HOOK_file_receive:
 		return hf_on_open(hook, hf_argument(ctx, 0));

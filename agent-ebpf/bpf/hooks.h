@@ -66,5 +66,7 @@
 
 #define HF_HOOK_NUMBER(name) HF_HOOK_##name,
 enum hf_hook { HF_HOOKS(HF_HOOK_NUMBER) };
+/* From here on hooks decide of processes and files only, and no rule on system calls: Hook::is_of_calls. */
+#define HF_HOOK_OF_NO_CALL HF_HOOK_file_open
 
 #endif

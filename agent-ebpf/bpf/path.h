@@ -15,6 +15,7 @@
 #define HF_NAME_MAX 255
 /* include/uapi/linux/magic.h */
 #define HF_OVERLAYFS 0x794c7630
+#define HF_TMPFS 0x01021994
 /* Names and mounts on the way up; how many at once, and how many bytes at once on the way down. Loops are in global functions
  * of numbers, one within the other: the verifier walks each once, which takes it seconds less than all steps of a path, and
  * no kernel needs bpf_loop for them. What they hand on is in the scratch area. */
@@ -179,6 +180,26 @@ __attribute__((noinline)) __u32 hf_read_path(__u64 of, __u64 in)
 	if (BPF_CORE_READ(root, mnt.mnt_root, d_sb, s_magic) == HF_OVERLAYFS)
 		flags |= HF_PATH_ROOT_OVERLAY;
 	return flags;
+}
+
+/* Where a file is, by the flags of its path. Below the root of an overlay it tells the layers apart. */
+HF_INLINE enum hf_origin hf_origin(struct dentry *dentry, __u32 flags)
+{
+	struct dentry *upper = NULL;
+	struct inode *inode;
+
+	if (flags & HF_PATH_NONE)
+		return HF_ORIGIN_MEMORY;
+	if (!(flags & HF_PATH_ROOT_OVERLAY))
+		return HF_ORIGIN_UNKNOWN;
+	if (!(flags & HF_PATH_ON_ROOT))
+		return BPF_CORE_READ(dentry, d_sb, s_magic) == HF_TMPFS ? HF_ORIGIN_TMPFS : HF_ORIGIN_VOLUME;
+	inode = BPF_CORE_READ(dentry, d_inode);
+	/* struct ovl_inode: the upper dentry follows the inode (fs/overlayfs/ovl_entry.h). No type of the module's is asked
+	 * for, as modules have none on 5.10. */
+	if (!inode || bpf_probe_read_kernel(&upper, sizeof(upper), (char *)inode + bpf_core_type_size(struct inode)))
+		return HF_ORIGIN_WRITTEN;
+	return upper ? HF_ORIGIN_WRITTEN : HF_ORIGIN_IMAGE;
 }
 
 /* --- the automaton ----------------------------------------------------------------------------------------------- */

@@ -53,6 +53,8 @@ HF_INLINE int hf_socket_bypasses(int family, int kern)
 			return -HF_EPERM;                                                          \
 		if (hf_access_refused(HF_HOOK_##name, ctx))                                         \
 			return -HF_EPERM;                                                          \
+		if (HF_HOOK_##name >= HF_HOOK_OF_NO_CALL)                                           \
+			return 0;                                                                  \
 		refused = hf_refused(HF_HOOK_##name, &said);                                       \
 		hf_tell(&said);                                                                    \
 		return refused ? -HF_EPERM : 0;                                                    \

@@ -23,6 +23,8 @@ static __attribute__((noinline)) int hf_name_object(struct hf_object *object, __
 	if (!path)
 		return 0;
 	flags = hf_read_path(dentry, mnt);
+	if (!(flags & (HF_PATH_DETACHED | HF_PATH_BROKEN)))
+		object->origin = hf_origin((struct dentry *)dentry, flags);
 	if (flags & HF_PATH_NONE) {
 		long got = bpf_probe_read_kernel_str(object->path, HF_NAME_MAX + 1,
 						     BPF_CORE_READ((struct dentry *)dentry, d_name.name));
@@ -82,6 +84,8 @@ __attribute__((noinline)) int hf_tell_call(__u64 who, __u64 what, __u64 call, __
 		}
 	}
 	whole->object.does = (__u8)(what >> 48);
+	whole->object.origin = HF_ORIGIN_UNKNOWN;
+	whole->object.pad = 0;
 	whole->object.flags = 0;
 	whole->object.path_size = 0;
 	if (dentry) {

@@ -83,8 +83,19 @@ pub const CLAUSE_AUDIT_MODE: u8 = 1;
 /// Bit of [`Clause::flags`]: holds only if the next clause does too, which then decides.
 pub const CLAUSE_AND_NEXT: u8 = 2;
 
+/// Words of bits for beginnings of names (`HF_BEGINNING_WORDS`).
+pub const BEGINNING_WORDS: usize = 8;
+
+/// The bit for a name that begins with these two bytes, of which the second is 0 where there is none (`HF_BEGINNING`).
+#[must_use]
+pub fn beginning(first: u8, second: u8) -> usize {
+    (usize::from(first) * 37 + usize::from(second)) % (64 * BEGINNING_WORDS)
+}
+
 /// Elements of `path_rows` (`HF_PATH_ROWS`).
 pub const PATH_ROWS: u32 = 131_072;
+/// The last of them are the canary's.
+pub const CANARY_PATH_ROWS: u32 = 2;
 /// Cells of a row's element.
 pub const ROW_CELLS: usize = 32;
 /// The cells of a state before those of its columns: its outcome, and what can still come.
@@ -338,6 +349,10 @@ mirrors! {
     Access = "hf_access" {
         /// A bit for each that some policy denies.
         capabilities: u64,
+        /// How the first name of a path begins that rules on files speak of: see [`beginning`].
+        first: [u64; BEGINNING_WORDS],
+        /// And the second.
+        second: [u64; BEGINNING_WORDS],
         /// [`access_flags`].
         flags: u32,
         /// Counts what cannot be told.

@@ -166,7 +166,7 @@ impl Hooks {
         let targets = Targets::of_this_kernel()?;
         let bytes = if targets.has_loop { objects::SYSCALL } else { objects::SYSCALL_OLD };
         let object = Object::read(bytes, btf)?;
-        let mut trial = Trial::prepare(places, bytes, &object, btf)?;
+        let mut trial = Trial::prepare(places, bytes, &object)?;
         let lsm = trial.hook(ProgramKind::Lsm, targets.lsm.get(&Hook::TaskSetnice).copied());
         let fmod_ret =
             trial.hook(ProgramKind::ModifyReturn, targets.functions.get(&Hook::TaskSetnice).copied());

@@ -182,20 +182,23 @@ pub fn load(places: &Places) -> Result<Kernel, LoadError> {
     let cgroup = open(&places.cgroup_root)?;
 
     // The tree first: from here on a new cgroup is known before anything runs in it.
-    let mut object = load_object("cgroup", objects::CGROUP, places, &btf)?;
+    let mut loader = loader(places);
+    loader.btf(Some(&btf));
+    let mut object = read_object(&mut loader, "cgroup", objects::CGROUP)?;
     for (program, tracepoint) in TREE {
         attach_tracepoint(&mut object, "cgroup", program, tracepoint, places, &btf)?;
     }
-    let mut object = load_object("process", objects::PROCESS, places, &btf)?;
+    let mut object = read_object(&mut loader, "process", objects::PROCESS)?;
     for (program, tracepoint) in PROCESSES {
         attach_tracepoint(&mut object, "process", program, tracepoint, places, &btf)?;
     }
-    let mut object = load_object("net", objects::NET, places, &btf)?;
+    let mut object = read_object(&mut loader, "net", objects::NET)?;
     for program in PACKETS {
         attach_cgroup(&mut object, program, &cgroup, places)?;
     }
-    // Makes the maps; its programs are loaded one by one when they are needed.
-    drop(load_object("syscall", objects::SYSCALL, places, &btf)?);
+    // Makes the maps; its programs are relocated and loaded one by one when they are needed.
+    drop(read_object(loader.btf(None), "syscall", objects::SYSCALL)?);
+    drop(loader);
     let maps = Maps::open(&places.pins())?;
     Ok(Kernel {
         maps,
@@ -227,14 +230,15 @@ pub fn ring(places: &Places, name: &str) -> Result<RingBuf<MapData>, MapError> {
 pub fn maps_only(places: &Places) -> Result<Maps, LoadError> {
     mount_bpffs(&places.bpffs)?;
     fs::create_dir_all(places.links()).map_err(|source| LoadError::Io { path: places.links(), source })?;
-    let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
+    let mut loader = loader(places);
+    loader.btf(None);
     for (name, bytes) in [
         ("cgroup", objects::CGROUP),
         ("process", objects::PROCESS),
         ("net", objects::NET),
         ("syscall", objects::SYSCALL),
     ] {
-        drop(load_object(name, bytes, places, &btf)?);
+        drop(read_object(&mut loader, name, bytes)?);
     }
     Ok(Maps::open(&places.pins())?)
 }
@@ -331,7 +335,20 @@ fn iterator_of(bytes: &[u8], places: &Places, btf: &Btf) -> Result<Ebpf, LoadErr
 }
 
 fn load_object(name: &'static str, bytes: &[u8], places: &Places, btf: &Btf) -> Result<Ebpf, LoadError> {
-    EbpfLoader::new().btf(Some(btf)).default_map_pin_directory(places.pins()).load(bytes).map_err(|source| {
+    read_object(loader(places).btf(Some(btf)), name, bytes)
+}
+
+/// A loader that pins maps. Each that is made reads all of the kernel's types, whatever it is told afterwards.
+fn loader<'a>(places: &Places) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(places.pins());
+    loader
+}
+
+/// Reads an object and makes the maps that are not pinned yet. Its programs can be loaded where the loader has the kernel's
+/// types.
+fn read_object(loader: &mut EbpfLoader<'_>, name: &'static str, bytes: &[u8]) -> Result<Ebpf, LoadError> {
+    loader.load(bytes).map_err(|source| {
         if permission_denied(&source) {
             LoadError::NotPermitted { what: format!("loading the kernel programs {name}") }
         } else {

@@ -331,9 +331,27 @@ pub struct File {
     pub path: String,
     /// What was done to it: as `operations` of a file rule has it, or `Execute`.
     pub operations: Vec<String>,
+    /// Where it is. Absent where that cannot be told, as in a container whose root is no overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// The beginning of the path is missing, as it is too long or of a tree that is mounted nowhere.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+}
+
+/// Where a file is, as the mounts of its process's mount namespace tell. All but `Image` is what `notInImage` speaks of.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Origin {
+    /// In the container's image: a lower layer of its root.
+    Image,
+    /// In the root's upper layer: written or changed since the container was made.
+    Written,
+    /// In memory, and mounted nowhere: memfd.
+    Memory,
+    /// On a tmpfs.
+    Tmpfs,
+    /// On another mount: a volume.
+    Volume,
 }
 
 /// Lines that are missing.

@@ -61,6 +61,31 @@ pub fn files() -> Result<Vec<(String, String)>, serde_json::Error> {
     crds()?.into_iter().map(file).collect()
 }
 
+/// The structural schemas of the kinds that users write, without descriptions: what objects are judged by without an API
+/// server. Name and text of a file for each.
+///
+/// # Errors
+/// As [`crds`].
+pub fn judged() -> Result<Vec<(String, String)>, serde_json::Error> {
+    let file = |kind: &str| {
+        let mut schema = of_kind(kind).unwrap_or_default();
+        without_descriptions(&mut schema);
+        Ok((format!("{kind}.json"), format!("{}\n", serde_json::to_string_pretty(&schema)?)))
+    };
+    crate::validate::USER_KINDS.into_iter().map(file).collect()
+}
+
+fn without_descriptions(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.remove("description");
+    if let Some(Value::Object(children)) = object.get_mut("properties") {
+        children.values_mut().for_each(without_descriptions);
+    }
+    for key in ["items", "additionalProperties"] {
+        object.get_mut(key).into_iter().for_each(without_descriptions);
+    }
+}
+
 /// The structural schema of a kind that users write, as JSON.
 pub(crate) fn of_kind(kind: &str) -> Option<Value> {
     let crd = match kind {

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::rules::{self, Rule};
-use crate::{names, path, schema};
+use crate::{names, path};
 
 mod metadata;
 
@@ -32,22 +32,21 @@ impl Problem {
     }
 }
 
-/// The kinds that users write.
+/// The kinds that users write, in the order of the schemas in [`object`].
 pub(crate) const USER_KINDS: [&str; 4] =
     ["WorkloadPolicy", "ClusterWorkloadPolicy", "ExternalWorkload", "NodeAgent"];
 
 /// Judges an object of a kind in [`USER_KINDS`] and completes it with the defaults. Its `status` is taken away, as the
 /// API server does when an object is created.
 pub(crate) fn object(kind: &str, object: &mut Value) -> Vec<Problem> {
-    static KINDS: LazyLock<HashMap<&'static str, Node>> = LazyLock::new(|| {
-        let rules: HashMap<String, Rule> =
-            rules::all().into_iter().map(|rule| (rule.cel.clone().into_owned(), rule)).collect();
-        USER_KINDS
-            .into_iter()
-            .filter_map(|kind| Some((kind, Node::root(&schema::of_kind(kind)?, &rules))))
-            .collect()
-    });
-    let Some(root) = KINDS.get(kind) else {
+    static KINDS: [LazyLock<Option<Node>>; USER_KINDS.len()] = [
+        LazyLock::new(|| prepared(include_str!("validate/schemas/WorkloadPolicy.json"))),
+        LazyLock::new(|| prepared(include_str!("validate/schemas/ClusterWorkloadPolicy.json"))),
+        LazyLock::new(|| prepared(include_str!("validate/schemas/ExternalWorkload.json"))),
+        LazyLock::new(|| prepared(include_str!("validate/schemas/NodeAgent.json"))),
+    ];
+    let schema = USER_KINDS.iter().zip(&KINDS).find(|(name, _)| **name == kind);
+    let Some(root) = schema.and_then(|(_, node)| node.as_ref()) else {
         return vec![Problem::new("kind", format!("{kind} is not a kind that can be checked"))];
     };
     let Some(fields) = object.as_object_mut() else {
@@ -60,6 +59,14 @@ pub(crate) fn object(kind: &str, object: &mut Value) -> Vec<Problem> {
         root.ask(object, "", &mut problems);
     }
     problems
+}
+
+/// A schema, ready to judge. `crdgen` writes them: to derive one from its types takes longer than all else that an agent
+/// does with its first file.
+fn prepared(schema: &str) -> Option<Node> {
+    let schema: Value = serde_json::from_str(schema).ok()?;
+    let rules = rules::all().into_iter().map(|rule| (rule.cel.clone().into_owned(), rule)).collect();
+    Some(Node::root(&schema, &rules))
 }
 
 /// One node of a structural schema, prepared.

@@ -83,8 +83,7 @@ fn build(program: &str) -> Result<(PathBuf, PathBuf)> {
     let output = cargo()
         .args(["build", "--quiet", "--target", TARGET])
         .args(["-p", "holdfast-agent", "-p", "holdfast-tests", "--bin", "holdfast-agent", "--bin", program])
-        // A guest without KVM is slow and its files sit in its memory: some optimisation, no debug information.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        // A guest's files sit in its memory: no debug information.
         .env(
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
             "-C target-feature=+crt-static -C strip=debuginfo",

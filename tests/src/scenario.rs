@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod break_glass;
 pub mod cgroup;
 pub mod containers;
+pub mod cost;
 pub mod events;
 pub mod house;
 pub mod netlink;

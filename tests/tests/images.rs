@@ -434,8 +434,10 @@ async fn the_agents_image_probes_the_kernel_with_what_its_pod_gives_it() -> Resu
         // An error would mean that the probe itself lacks a permission.
         ensure!(row["state"] != "Error", "{row}");
     }
-    let entry = states.iter().find(|row| row["mechanism"] == "sys_enter");
-    ensure!(entry.is_some_and(|row| row["state"] == "Available"), "{report}");
+    for name in ["sys_enter", "cgroup_skb", "cgroup_sock_addr", "cgroup_events"] {
+        let row = states.iter().find(|row| row["mechanism"] == name);
+        ensure!(row.is_some_and(|row| row["state"] == "Available"), "{name}: {report}");
+    }
     Ok(())
 }
 

@@ -53,6 +53,20 @@ pub mod object_flags {
     pub const PARTIAL: u16 = 4;
 }
 
+/// Values of [`Object::origin`]; others say nothing.
+pub mod origin {
+    /// In a lower layer of the overlay that is the root.
+    pub const IMAGE: u8 = 1;
+    /// In its upper layer.
+    pub const WRITTEN: u8 = 2;
+    /// Mounted nowhere.
+    pub const MEMORY: u8 = 3;
+    /// On a tmpfs below the root.
+    pub const TMPFS: u8 = 4;
+    /// On something else below the root.
+    pub const VOLUME: u8 = 5;
+}
+
 /// [`Event::hook`] where no security hook decided.
 pub const NO_HOOK: u8 = 0xff;
 /// Values of [`Event::program`] that are told apart.
@@ -151,7 +165,11 @@ mirrors! {
     /// What it was done to.
     Object = "hf_object" {
         /// A bit for each operation, in the order of `policy::model::Operation`; 0 = it was to be executed.
-        does: u32,
+        does: u16,
+        /// [`origin`].
+        origin: u8,
+        /// Zero.
+        pad: u8,
         /// [`object_flags`].
         flags: u16,
         /// Size of the path.

@@ -2,14 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use holdfast_crds::event::{Direction, Done, Event, EventKind, File, Gap, Network, Process, Syscall, escape};
+use holdfast_crds::event::{
+    Direction, Done, Event, EventKind, File, Gap, Network, Origin, Process, Syscall, escape,
+};
 use holdfast_policy::model::Operation;
 use holdfast_policy::syscalls::{self, Abi};
 use k8s_openapi::jiff::Timestamp;
 
 use super::book::Book;
 use super::process::process;
-use crate::abi::event::{Object, Record, flags, object_flags, program};
+use crate::abi::event::{Object, Record, flags, object_flags, origin, program};
 use crate::abi::{self, CounterKey};
 use crate::engine::counts::rule_kind;
 use crate::mechanisms::Mechanism;
@@ -134,6 +136,14 @@ fn file(object: &Object) -> File {
     File {
         path: escape(&object.path.0[..size]),
         operations,
+        origin: match object.origin {
+            origin::IMAGE => Some(Origin::Image),
+            origin::WRITTEN => Some(Origin::Written),
+            origin::MEMORY => Some(Origin::Memory),
+            origin::TMPFS => Some(Origin::Tmpfs),
+            origin::VOLUME => Some(Origin::Volume),
+            _ => None,
+        },
         truncated: object.flags & (object_flags::PATH_CUT | object_flags::PARTIAL) != 0,
     }
 }

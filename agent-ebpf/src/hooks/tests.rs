@@ -195,7 +195,7 @@ fn clauses() -> impl Strategy<Value = Vec<Clause>> {
 fn the_kernel_answers_calls_as_the_clauses_mean() {
     let (places, btf) = (this_machine(), Btf::from_sys_fs().unwrap());
     let object = Object::read(objects::SYSCALL, &btf).unwrap();
-    let trial = RefCell::new(Trial::prepare(&places, objects::SYSCALL, &object, &btf).unwrap());
+    let trial = RefCell::new(Trial::prepare(&places, objects::SYSCALL, &object).unwrap());
     let target = Targets::of_this_kernel().unwrap().sys_enter.unwrap();
     let link = trial.borrow().attach("hf_sys_enter", ProgramKind::TracePoint, target).unwrap().unwrap();
     let (killed, counted, silent) = (Cell::new(0), Cell::new(0), Cell::new(0));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use aya::{Btf, EbpfLoader, Pod};
+use aya::{EbpfLoader, Pod};
 use holdfast_policy::syscalls::hooks::Hook;
 
 use super::HookError;
@@ -70,16 +70,11 @@ pub(super) enum Verdict {
 
 impl Trial {
     /// Makes everything that a trial needs.
-    pub(super) fn prepare(
-        places: &Places,
-        bytes: &[u8],
-        object: &Object,
-        btf: &Btf,
-    ) -> Result<Self, HookError> {
+    pub(super) fn prepare(places: &Places, bytes: &[u8], object: &Object) -> Result<Self, HookError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("holdfast-probe-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let pins = places.bpffs.join(&name);
-        let (programs, mut maps) = private_maps(&pins, bytes, object, btf)?;
+        let (programs, mut maps) = private_maps(&pins, bytes, object)?;
         // Below the agent's own cgroup: a container may move a process there only, and may not write to the tree's root.
         let own = cgroups::own(&places.cgroup_root).unwrap_or_default();
         let cgroup = Folder::make(places.cgroup_root.join(own.trim_start_matches('/')).join(&name))?;
@@ -221,12 +216,7 @@ impl Trial {
 }
 
 /// Creates small maps for the object, and links it to them.
-fn private_maps(
-    pins: &Path,
-    bytes: &[u8],
-    object: &Object,
-    btf: &Btf,
-) -> Result<(Programs, aya::Ebpf), HookError> {
+fn private_maps(pins: &Path, bytes: &[u8], object: &Object) -> Result<(Programs, aya::Ebpf), HookError> {
     let _folder = Folder::make(pins.to_owned())?;
     let small = [
         "cgroups",
@@ -244,7 +234,8 @@ fn private_maps(
         "other_roots",
     ];
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(btf)).default_map_pin_directory(pins);
+    // The programs come from `object`.
+    loader.btf(None).default_map_pin_directory(pins);
     for name in small {
         loader.map_max_entries(name, ROOM);
     }

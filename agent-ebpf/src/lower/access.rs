@@ -21,6 +21,9 @@ use crate::tables::Tables;
 #[cfg(test)]
 mod tests;
 
+/// Where the elements end that policies get.
+const LAST_ROW: u32 = abi::PATH_ROWS - abi::CANARY_PATH_ROWS;
+
 /// The rows of an automaton.
 type Rows = Vec<abi::PathRow>;
 
@@ -40,7 +43,7 @@ impl Space {
         let mut space = Self { used: BTreeMap::new(), known: HashMap::new(), next };
         for automaton in tables.access_sets.values().flat_map(|set| [&set.executables, &set.files]) {
             let range = automaton.range();
-            if !range.is_empty() && !space.used.contains_key(&range.start) {
+            if range.end <= LAST_ROW && !range.is_empty() && !space.used.contains_key(&range.start) {
                 space.used.insert(range.start, range.end);
                 let rows: Option<Rows> =
                     range.clone().map(|element| tables.path_rows.get(&element).copied()).collect();
@@ -82,7 +85,7 @@ impl Space {
             }
             at = at.max(*end);
         }
-        (abi::PATH_ROWS.checked_sub(at)? >= size).then_some(at)
+        (LAST_ROW.checked_sub(at)? >= size).then_some(at)
     }
 }
 
@@ -122,8 +125,11 @@ pub(super) fn lower_set(
     }
     let capabilities =
         set.capabilities.keys().fold(0, |bits, capability| bits | 1u64 << (capability.number() & 63));
+    let [first, second] = set.files.as_ref().map(beginnings).unwrap_or_default();
     let row = abi::Access {
         capabilities,
+        first,
+        second,
         flags,
         unknown_rule: set.unknown.unwrap_or(abi::NO_RULE),
         pad: 0,
@@ -172,6 +178,50 @@ fn answer(answers: Answers) -> abi::AccessAnswer {
         would_action: action(audited.map_or(Action::Allow, |answer| answer.action)),
         pad: [0; 2],
     }
+}
+
+type Beginnings = [u64; abi::BEGINNING_WORDS];
+
+/// How the first name of a path may begin that leads anywhere, and how the second.
+fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
+    const DEAD: u16 = 0;
+    const START: u16 = 1;
+    let step = |state: u16, byte: u8| {
+        automaton.next
+            [usize::from(state) * automaton.width + usize::from(automaton.columns[usize::from(byte)])]
+    };
+    let of = |states: &BTreeSet<u16>| {
+        let mut bits = Beginnings::default();
+        let mut set = |bit: usize| bits[bit / 64] |= 1 << (bit % 64);
+        let bytes = || (1..=u8::MAX).filter(|byte| *byte != b'/');
+        for state in states {
+            for a in bytes() {
+                let state = step(*state, a);
+                if state == DEAD {
+                    continue;
+                }
+                if automaton.outcome[usize::from(state)] != 0 || step(state, b'/') != DEAD {
+                    set(abi::beginning(a, 0));
+                }
+                bytes().filter(|b| step(state, *b) != DEAD).for_each(|b| set(abi::beginning(a, b)));
+            }
+        }
+        bits
+    };
+    let first: BTreeSet<u16> = [step(START, b'/')].into_iter().filter(|state| *state != DEAD).collect();
+    // Every state within the first name.
+    let mut within = first.clone();
+    let mut todo: Vec<u16> = within.iter().copied().collect();
+    while let Some(state) = todo.pop() {
+        for byte in (1..=u8::MAX).filter(|byte| *byte != b'/') {
+            let next = step(state, byte);
+            if next != DEAD && within.insert(next) {
+                todo.push(next);
+            }
+        }
+    }
+    let second = within.iter().map(|state| step(*state, b'/')).filter(|state| *state != DEAD).collect();
+    [of(&first), of(&second)]
 }
 
 /// An automaton as the kernel walks it, and its header without a place; `None` where it has more columns than a header

@@ -10,11 +10,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use holdfast_policy::model::Operation;
 use holdfast_policy::syscalls::hooks::Hook;
 
 use super::ProofError;
+use crate::abi::event::Bytes;
 use crate::abi::sys::child::{self, Call};
-use crate::abi::{self, compare, workload_flags};
+use crate::abi::{self, access_flags, access_kind, compare, workload_flags};
 use crate::cgroups;
 use crate::engine::Engine;
 use crate::loader::Places;
@@ -28,10 +30,18 @@ pub mod act;
 const OUT: u32 = abi::CANARY;
 /// The workload that may receive nothing.
 const IN: u32 = abi::CANARY + 1;
+/// The workload that may execute nothing.
+const STILL: u32 = abi::CANARY + 2;
 /// The number of its policy sets.
 const SET: u32 = abi::CANARY;
+/// The number of the access set that refuses executables.
+const STILL_SET: u32 = abi::CANARY + 2;
+/// Where the automaton that leads every path to outcome 1 has its two rows: the last ones, which no policy gets.
+const EVERY_PATH: u32 = abi::PATH_ROWS - abi::CANARY_PATH_ROWS;
 const DENY: u8 = 2;
 const KILL: u8 = 3;
+/// `CAP_NET_ADMIN`, include/uapi/linux/capability.h: one that an agent has.
+const NET_ADMIN: u16 = 12;
 
 /// Whether a number of a workload is the canary's.
 #[must_use]
@@ -39,13 +49,15 @@ pub fn is_canary(workload: u32) -> bool {
     workload & !7 == abi::CANARY
 }
 
-/// The cgroups of the canary: where nothing may leave, and where nothing may arrive.
+/// The cgroups of the canary: where nothing may leave, where nothing may arrive, and where nothing may be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cgroups {
     /// Id of the one that may send nothing.
     pub out: u64,
     /// Id of the one that may receive nothing.
     pub into: u64,
+    /// Id of the one that may execute nothing.
+    pub still: u64,
 }
 
 /// The tables without what an earlier agent's canary left.
@@ -56,11 +68,15 @@ pub fn without(tables: &Tables) -> Tables {
     tables.cgroups.retain(|_, index| !is_canary(*index));
     tables.syscalls.retain(|key, _| key.set != SET);
     tables.clauses.retain(|key, _| key.set != SET);
+    tables.access_sets.retain(|set, _| !is_canary(*set));
+    tables.access_rows.retain(|key, _| !is_canary(key.set));
+    tables.path_rows.retain(|element, _| *element < EVERY_PATH);
     tables
 }
 
 /// Adds the canary's rows, and the hook that it tries where any hook is in use.
 pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) {
+    enroll_access(cgroups, lowered, mechanisms);
     let tables = &mut lowered.tables;
     let base = abi::Workload {
         pod: OUT,
@@ -71,9 +87,11 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
         ..abi::Workload::default()
     };
     let egress = (workload_flags::ISOLATED | workload_flags::REJECT) << 1 | workload_flags::ANY_REJECT;
-    tables
-        .workloads
-        .insert(OUT, abi::Workload { net_set: SET, sys_set: SET, flags: base.flags | egress, ..base });
+    let access_set = if tables.access_sets.contains_key(&SET) { SET } else { 0 };
+    tables.workloads.insert(
+        OUT,
+        abi::Workload { net_set: SET, sys_set: SET, access_set, flags: base.flags | egress, ..base },
+    );
     let ingress = workload_flags::ISOLATED;
     tables.workloads.insert(IN, abi::Workload { net_set: SET, pod: IN, flags: base.flags | ingress, ..base });
     tables.cgroups.insert(cgroups.out, OUT);
@@ -100,6 +118,68 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
     }
 }
 
+/// What is tried of the hooks of programs, files and capabilities: one that is in use, and how the attempt is named.
+const ACCESS: [(Hook, &str); 3] =
+    [(Hook::FileOpen, "write"), (Hook::Capable, "capability"), (Hook::BprmCheckSecurity, "execute")];
+
+/// Is this hook attached for what is in force?
+fn in_use(hook: Hook, lowered: &Lowered, mechanisms: &Mechanisms) -> bool {
+    lowered.hooks & Mechanisms::bit(hook) != 0 && mechanisms.hooks.contains_key(&hook)
+}
+
+/// Adds what the canary is refused of programs, files and capabilities, as far as the hooks are in use by themselves.
+fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) {
+    let [write, capability, execute] = ACCESS.map(|(hook, _)| in_use(hook, lowered, mechanisms));
+    let tables = &mut lowered.tables;
+    let every_path = abi::PathAutomaton {
+        base: EVERY_PATH,
+        elements: 1,
+        size: abi::CANARY_PATH_ROWS,
+        column: Bytes([u8::try_from(abi::CELL_NEXT).unwrap_or_default(); 256]),
+    };
+    if write || execute {
+        let mut cell = [0; abi::ROW_CELLS];
+        // The outcome, nothing that can still come, and the state itself whatever follows.
+        (cell[0], cell[abi::CELL_NEXT]) = (1, 1);
+        tables.path_rows.insert(EVERY_PATH, abi::PathRow::default());
+        tables.path_rows.insert(EVERY_PATH + 1, abi::PathRow { cell });
+    }
+    let refuse = abi::AccessAnswer { would_rule: abi::NO_RULE, action: DENY, ..abi::AccessAnswer::default() };
+    let nothing = abi::AccessAnswer { rule: abi::NO_RULE, ..refuse };
+    let mut row = |set, kind, a, b, refused: &[usize]| {
+        let mut row =
+            abi::AccessRow { answer: [abi::AccessAnswer { action: 0, ..nothing }; abi::OPERATIONS] };
+        for place in refused {
+            row.answer[*place] = refuse;
+        }
+        tables.access_rows.insert(abi::AccessKey { set, a, b, kind }, row);
+    };
+    let none = abi::Access { unknown_rule: abi::NO_RULE, ..abi::Access::default() };
+    let mut out = none;
+    if write {
+        (out.flags, out.files) = (out.flags | access_flags::FILES, every_path);
+        (out.first, out.second) = ([u64::MAX; abi::BEGINNING_WORDS], [u64::MAX; abi::BEGINNING_WORDS]);
+        row(SET, access_kind::FILE, 1, 0, &[Operation::Write.index()]);
+    }
+    if capability {
+        out.flags |= access_flags::CAPABILITIES;
+        out.capabilities = 1 << NET_ADMIN;
+        row(SET, access_kind::CAPABILITY, NET_ADMIN, 0, &[0]);
+    }
+    if execute {
+        row(STILL_SET, access_kind::EXECUTABLE, 1, 0, &[0, 1]);
+        let set = abi::Access { flags: access_flags::PROCESSES, executables: every_path, ..none };
+        tables.access_sets.insert(STILL_SET, set);
+        let workload =
+            abi::Workload { pod: STILL, gen_: 1, access_set: STILL_SET, ..abi::Workload::default() };
+        tables.workloads.insert(STILL, workload);
+        tables.cgroups.insert(cgroups.still, STILL);
+    }
+    if out.flags != 0 {
+        tables.access_sets.insert(SET, out);
+    }
+}
+
 /// What the canary found.
 #[derive(Debug, Default)]
 pub(super) struct Song {
@@ -109,7 +189,7 @@ pub(super) struct Song {
 
 /// The canary's cgroups, removed when dropped.
 pub(super) struct Canary {
-    folders: [PathBuf; 2],
+    folders: [PathBuf; 3],
     cgroups: Cgroups,
     program: PathBuf,
 }
@@ -119,8 +199,9 @@ impl Canary {
         let own = cgroups::own(&places.cgroup_root).unwrap_or_default();
         let parent = places.cgroup_root.join(own.trim_start_matches('/'));
         sweep(&parent);
-        let folders = ["out", "in"].map(|part| parent.join(format!("{PREFIX}{}-{part}", std::process::id())));
-        let mut ids = [0; 2];
+        let folders =
+            ["out", "in", "still"].map(|part| parent.join(format!("{PREFIX}{}-{part}", std::process::id())));
+        let mut ids = [0; 3];
         for (folder, id) in folders.iter().zip(&mut ids) {
             let failed = |source| ProofError::Cgroup { path: folder.clone(), source };
             match fs::create_dir(folder) {
@@ -129,7 +210,11 @@ impl Canary {
             }
             *id = fs::metadata(folder).map_err(failed)?.ino();
         }
-        Ok(Self { folders, cgroups: Cgroups { out: ids[0], into: ids[1] }, program: program.to_owned() })
+        Ok(Self {
+            folders,
+            cgroups: Cgroups { out: ids[0], into: ids[1], still: ids[2] },
+            program: program.to_owned(),
+        })
     }
 
     pub(super) fn cgroups(&self) -> Cgroups {
@@ -156,6 +241,14 @@ impl Canary {
         if calls {
             attempts.push("nice");
         }
+        let set = engine.tables().access_sets.get(&SET).map_or(0, |set| set.flags);
+        let [write, capability, execute] = [
+            set & access_flags::FILES != 0,
+            set & access_flags::CAPABILITIES != 0,
+            engine.tables().access_sets.contains_key(&STILL_SET),
+        ];
+        attempts.extend(write.then_some("write"));
+        attempts.extend(capability.then_some("capability"));
         let before = (counted(OUT, 1)?, counted(IN, 0)?);
         let mut said = self.run(&self.folders[0], &attempts)?;
         said.extend(self.run(&self.folders[1], &["ingress"])?);
@@ -193,6 +286,24 @@ impl Canary {
             if let Some(mechanism) = engine.mechanisms().hooks.get(&Hook::TaskSetnice) {
                 song.tried.push(mechanism.name());
             }
+        }
+        if execute {
+            let refused = match self.command(&self.folders[2], &[])?.spawn() {
+                Err(error) => {
+                    error.raw_os_error().map_or_else(|| error.to_string(), |number| number.to_string())
+                }
+                Ok(mut child) => child.wait().map_err(ProofError::Run)?.to_string(),
+            };
+            said.insert("execute".to_owned(), refused);
+        }
+        for ((hook, attempt), tried) in ACCESS.into_iter().zip([write, capability, execute]) {
+            if !tried {
+                continue;
+            }
+            if said.get(attempt) != Some(&eperm) {
+                song.failures.push(format!("{attempt}: not refused ({:?})", said.get(attempt)));
+            }
+            song.tried.extend(engine.mechanisms().hooks.get(&hook).map(|mechanism| mechanism.name()));
         }
         let key = abi::SyscallKey { set: SET, abi: 0, nr: Call::Getppid([0; 6]).number() };
         if engine.tables().syscalls.contains_key(&key) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use holdfast_crds::event::{Direction, Event, EventKind, Process};
+use holdfast_crds::event::{Direction, Event, EventKind, Origin, Process, Syscall};
 use k8s_openapi::jiff::Timestamp;
 
 /// Arguments of a process are shown up to so many characters.
@@ -78,10 +78,28 @@ fn what(event: &Event) -> Option<String> {
         }
         return Some(text);
     }
+    let by = event.syscall.as_ref().map_or_else(String::new, |call| format!(" by {}", name(call)));
+    if let Some(file) = &event.file {
+        let origin = file.origin.map_or("", |origin| match origin {
+            Origin::Image => " (of the image)",
+            Origin::Written => " (written since the container was made)",
+            Origin::Memory => " (in memory)",
+            Origin::Tmpfs => " (on a tmpfs)",
+            Origin::Volume => " (on a volume)",
+        });
+        let cut = if file.truncated { "..." } else { "" };
+        return Some(format!("{} {cut}{}{origin}{by}", file.operations.join("+"), file.path));
+    }
+    if let Some(capability) = &event.capability {
+        return Some(format!("capability {capability}{by}"));
+    }
     let call = event.syscall.as_ref()?;
-    let name = call.name.clone().unwrap_or_else(|| format!("call {}", call.number));
     let foreign = if call.abi == "i386" { " (i386)" } else { "" };
-    Some(format!("{name}({}){foreign}", call.arguments.join(", ")))
+    Some(format!("{}({}){foreign}", name(call), call.arguments.join(", ")))
+}
+
+fn name(call: &Syscall) -> String {
+    call.name.clone().unwrap_or_else(|| format!("call {}", call.number))
 }
 
 fn rule(event: &Event) -> Option<String> {
@@ -152,6 +170,26 @@ mod tests {
             ),
             "2026-11-25T01:20:16.000Z n1 AUDITED  shop/Pod/api; mount(0x0, 0x1); cluster/base syscalls.rules[0] (Audit); sh"
         );
+    }
+
+    #[test]
+    fn a_file_a_program_and_a_capability_are_told_with_the_call_and_without_its_numbers() {
+        let of = |rest: &str| {
+            said(&format!(
+                r#"{{"schema":"holdfast.dev/event/v1","time":"2026-11-25T01:20:16Z","node":"n1","kind":"Denied","namespace":"shop",
+                "syscall":{{"name":"openat","number":257,"abi":"x86_64","arguments":["0x1"]}},"policy":"shop/p",{rest}}}"#
+            ))
+        };
+        let begin = "2026-11-25T01:20:16.000Z n1 DENIED   shop; ";
+        assert_eq!(
+            of(r#""file":{"path":"/etc/shadow","operations":["Read","Write"]}"#),
+            format!("{begin}Read+Write /etc/shadow by openat; shop/p")
+        );
+        assert_eq!(
+            of(r#""file":{"path":"/tool","operations":["Execute"],"origin":"Written","truncated":true}"#),
+            format!("{begin}Execute .../tool (written since the container was made) by openat; shop/p")
+        );
+        assert_eq!(of(r#""capability":"NET_RAW""#), format!("{begin}capability NET_RAW by openat; shop/p"));
     }
 
     #[test]

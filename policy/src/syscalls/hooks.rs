@@ -282,6 +282,12 @@ pub const OF_MOUNTS: &[Hook] = &[Hook::SbMount, Hook::MoveMount, Hook::SbPivotro
 pub const OF_CAPABILITIES: &[Hook] = &[Hook::Capable];
 
 impl Hook {
+    /// Whether rules on system calls may be decided in it: the programs of the others do not look for such rules.
+    #[must_use]
+    pub const fn is_of_calls(self) -> bool {
+        (self as u32) < Self::FileOpen as u32
+    }
+
     /// Whether ordinary work passes the hook so often that a program on it is felt: better attached only while a
     /// rule needs it.
     #[must_use]

@@ -185,6 +185,7 @@ fn hooks_are_named_once_and_each_is_of_use() {
         let used = names().iter().any(|call| hooks(call).iter().any(|route| route.hooks.contains(hook)));
         let rules = [hooks::OF_PROCESSES, hooks::OF_FILES, hooks::OF_MOUNTS, hooks::OF_CAPABILITIES];
         assert!(used || rules.concat().contains(hook), "{hook:?}");
+        assert!(!used || hook.is_of_calls(), "{hook:?}");
     }
 }
 

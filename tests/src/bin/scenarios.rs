@@ -3,11 +3,12 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use holdfast_tests::scenario::{containers, house, suite, worker};
+use holdfast_tests::scenario::{containers, cost, house, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
                      [--budgets keep] [--only mechanisms]
+       scenarios cost --json FILE
        scenarios enter CGROUP NETNS ARGUMENT...
        scenarios live HOUSE overlay|plain
        scenarios unified PROGRAM ARGUMENT...
@@ -42,6 +43,7 @@ fn act(arguments: &[String]) -> Result<bool> {
             let verdicts = suite::run(&options(flags)?)?;
             Ok(!verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.error.is_none()))
         }
+        ["cost", "--json", path] => cost::write(Path::new(path)).map(|()| true),
         ["enter", cgroup, netns, ..] => {
             worker::enter(Path::new(cgroup), Path::new(netns), &arguments[3..])?;
             Ok(true)

@@ -133,7 +133,7 @@ impl Home {
                 bail!("the agent ended ({status}):\n{}", self.log());
             }
             ensure!(
-                began.elapsed() < Duration::from_millis(rig.answer_ms()) * 4,
+                began.elapsed() < Duration::from_millis(rig.answer_ms()) * 8,
                 "not ready:\n{}",
                 self.log()
             );
@@ -418,6 +418,9 @@ fn probe(rig: &mut Rig) -> Result<()> {
     for row in states {
         let reason = row["reason"].as_str().unwrap_or_default();
         ensure!((row["state"] == "Available") == reason.is_empty(), "a state without its reason: {row}");
+    }
+    for name in ["cgroup_skb", "cgroup_sock_addr", "cgroup_events"] {
+        ensure!(state(name).is_some_and(|state| state == "Available"), "{name}: {report}");
     }
     match rig.mechanism.as_deref() {
         Some("none") => ensure!(

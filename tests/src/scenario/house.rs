@@ -147,6 +147,20 @@ impl House {
         Ok(said)
     }
 
+    /// Does something so often, and says how many nanoseconds each took: `fork`, `exec PATH` or `open PATH BYTES`, which
+    /// reads and closes it too.
+    ///
+    /// # Errors
+    /// When the process has ended, or it cannot be done.
+    pub fn times(&self, count: u32, what: &str, wait_ms: u64) -> Result<u64> {
+        let mut command = vec![PROGRAM.to_owned(), "times".to_owned(), count.to_string()];
+        command.extend(what.split(' ').map(str::to_owned));
+        match self.inside.act(Op::Run { command, wait_ms })? {
+            Answer::Ended { code: Some(0), output, .. } => output.trim().parse().context(output),
+            other => anyhow::bail!("{what}: {other:?}"),
+        }
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {

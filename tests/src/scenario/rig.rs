@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use holdfast_agent::{
     cgroups::Tree,
     engine::{Applied, Engine, counts::Subject, report::RuleReport},
-    facts::Facts,
+    facts::{External, Facts},
     hooks::Hooks,
     loader::{self, Places},
 };
@@ -57,6 +57,8 @@ pub struct Rig {
     pub places: Places,
     policies: Vec<Policy>,
     words: u32,
+    /// Keeps hooks in use: see [`Rig::anchor`].
+    anchor: Option<Policy>,
     /// What was said in attempts that were dropped.
     pub(super) refused_words: BTreeSet<String>,
     elders: Elders,
@@ -70,6 +72,14 @@ pub struct Elders {
     /// A TCP connection of `db` to `front`, port 9000.
     pub db_to_front: u64,
 }
+
+/// Takes nearly every hook.
+const ANCHOR: &str = "{selector: {matchLabels: {app: anchor}}, \
+    syscalls: {rules: [{names: ['@chown', '@clock', '@keyring', '@module', '@mount', '@setuid', '@swap', mkdir, ptrace, \
+        socket, bpf, setpriority, kill, sethostname], action: Deny}]}, \
+    processes: {rules: [{paths: [/anchor], action: Deny}]}, \
+    files: {rules: [{paths: [/anchor], operations: [Read, Write, Create, Delete, Rename, Link, ExecuteMap], action: Deny}]}, \
+    capabilities: {deny: [MAC_ADMIN]}}";
 
 /// Denials and would-have denials by what they count for.
 pub type Counted = BTreeMap<Subject, u64>;
@@ -103,6 +113,7 @@ impl Rig {
             places: places.clone(),
             policies: Vec::new(),
             words: 0,
+            anchor: None,
             refused_words: BTreeSet::new(),
             elders,
             houses: BTreeMap::new(),
@@ -125,6 +136,33 @@ impl Rig {
         self.facts = self.node.facts.clone();
         self.policies.clear();
         self.apply()
+    }
+
+    /// From now on, or no longer, hooks stay attached from one scenario to the next, by a policy of a workload without
+    /// processes. Only before 5.13, where a program is verified anew whenever it is attached: on emulated processors that
+    /// takes seconds for each hook.
+    ///
+    /// # Errors
+    /// When the workload cannot be made, or the kernel refuses.
+    pub fn anchor(&mut self, wanted: bool) -> Result<()> {
+        let wanted = wanted && self.engine.mechanisms().kernel < (5, 13) && self.refuses();
+        if wanted == self.anchor.is_some() {
+            return Ok(());
+        }
+        self.anchor = wanted.then(|| policy("ops/anchor", ANCHOR)).transpose()?;
+        let externals = Arc::make_mut(&mut self.node.facts.externals);
+        externals.retain(|external| external.name != "anchor");
+        if wanted {
+            externals.push(External {
+                namespace: "ops".to_owned(),
+                name: "anchor".to_owned(),
+                uid: "external-anchor".to_owned(),
+                labels: BTreeMap::from([("app".to_owned(), "anchor".to_owned())]),
+                cgroups: vec![self.node.top.make("system.slice/anchor.service")?],
+                ..External::default()
+            });
+        }
+        self.reset()
     }
 
     /// Puts these policies in force, and no others: (`namespace/name` or `cluster/name`, spec in YAML).
@@ -159,7 +197,7 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses, or a policy is not in force afterwards.
     pub fn apply(&mut self) -> Result<()> {
-        self.facts.policies = Arc::new(self.policies.clone());
+        self.facts.policies = Arc::new(self.policies.iter().chain(&self.anchor).cloned().collect());
         let tree = Tree::walk(self.node.top.root())?;
         self.applied = self.engine.apply(&self.facts, &tree.all())?;
         for report in &self.applied.policies {

@@ -249,11 +249,14 @@ fn what_it_was_done_to_is_told_with_its_path_whatever_bytes_that_has() {
     let told = event(&read, &book(), CLOCK, "n1", 0).file.expect("a file");
     assert_eq!((told.path.as_str(), told.truncated), (r"/srv/a\xffb", false));
     assert_eq!(told.operations, ["Write", "Rename"]);
+    assert_eq!(told.origin, None, "nothing is guessed");
+    object.origin = origin::TMPFS;
     object.does = 0;
     object.flags |= object_flags::PATH_CUT;
     record.object = Some(Box::new(object));
     let told = event(&record, &book(), CLOCK, "n1", 0).file.expect("a file");
     assert_eq!((told.operations, told.truncated), (vec!["Execute".to_owned()], true));
+    assert_eq!(told.origin, Some(Origin::Tmpfs));
     assert_eq!(capability("capabilities.deny[NET_RAW]").as_deref(), Some("NET_RAW"));
     assert_eq!(capability("files.rules[0]"), None);
 }

@@ -82,7 +82,27 @@ impl Kernel<'_> {
         said(self.set, row.map(|row| row.answer[usize::from(!in_image)]))
     }
 
+    /// As `hf_is_elsewhere`, for a path of the root's mount.
+    fn is_elsewhere(&self, path: &[u8]) -> bool {
+        let mut names = path.split(|byte| *byte == b'/').skip(1);
+        let may_be = |words: &[u64; abi::BEGINNING_WORDS], name: &[u8]| {
+            let bit = abi::beginning(name[0], name.get(1).copied().unwrap_or(0));
+            words[bit / 64] >> (bit % 64) & 1 != 0
+        };
+        match (names.next().filter(|name| !name.is_empty()), names.next().filter(|name| !name.is_empty())) {
+            (None, _) => false,
+            (Some(first), None) => !may_be(&self.header().first, first),
+            (Some(first), Some(second)) => {
+                !may_be(&self.header().first, first) || !may_be(&self.header().second, second)
+            }
+        }
+    }
+
+    /// As the kernel answers an open, which looks at the beginnings of names first.
     fn file(&self, path: &[u8], operation: Operation, runs: Option<&[u8]>) -> CallOutcome {
+        if self.is_elsewhere(path) {
+            return said(self.set, None);
+        }
         let (_, outcome, _) = find(self.tables, &self.header().files, Some(path), false);
         let (_, runs, _) = find(self.tables, &self.header().executables, runs, false);
         let row = (outcome != 0).then(|| self.row(access_kind::FILE, outcome, runs)).flatten();
@@ -207,7 +227,7 @@ fn what_is_in_force_is_never_written_over() {
     let second = space.place(&rows(2, 50)).expect("room");
     assert_eq!((first, second), (1, 101), "element 0 belongs to nobody");
     assert_eq!(space.place(&rows(1, 100)), Some(first), "equal rows share a place");
-    let most = usize::try_from(abi::PATH_ROWS).expect("small");
+    let most = usize::try_from(LAST_ROW).expect("small");
     assert_eq!(space.place(&rows(3, most)), None, "what does not fit is refused");
     let rest = most - 151;
     assert_eq!(space.place(&rows(4, rest)), Some(151));

@@ -2,6 +2,7 @@
 //! no file, and sends nothing beyond loopback unless what should have refused it does not work; that goes to addresses
 //! that RFC 5737 and RFC 3849 keep for documents, which are routed nowhere.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -34,6 +35,10 @@ pub fn run(attempts: &[String]) -> io::Result<()> {
             "sendmsg6" => send(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
             "nice" => rustix::process::setpriority_process(None, 19)
                 .map_or_else(|error| error.raw_os_error().to_string(), |()| "0".to_owned()),
+            "write" => {
+                fs::File::options().write(true).open("/dev/null").map_or_else(|error| errno(&error), done)
+            }
+            "capability" => buffer(),
             "entry" => {
                 let _parent = rustix::process::getppid();
                 "alive".to_owned()
@@ -43,6 +48,17 @@ pub fn run(attempts: &[String]) -> io::Result<()> {
         writeln!(out, "{attempt} {answer}")?;
     }
     out.flush()
+}
+
+fn done<T>(_: T) -> String {
+    "0".to_owned()
+}
+
+/// A receive buffer past `net.core.rmem_max`, which takes `CAP_NET_ADMIN` (`SO_RCVBUFFORCE` of socket(7)).
+fn buffer() -> String {
+    let forced = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|socket| Ok(rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 1 << 16)?));
+    forced.map_or_else(|error| errno(&error), done)
 }
 
 fn errno(error: &io::Error) -> String {

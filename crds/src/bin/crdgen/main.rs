@@ -1,6 +1,7 @@
 //! Writes what is made from other files: the CRDs, to `crds/yaml/` and to the chart, one file a kind, the tables of
-//! `docs/policy-reference.md` from them, and the table of `docs/chart-values.md` from the chart's `values.yaml`. With `--check` it writes nothing and fails where a file differs, is missing, or stands
-//! there without a kind.
+//! `docs/policy-reference.md` from them, their schemas for the judgement without an API server, and the table of
+//! `docs/chart-values.md` from the chart's `values.yaml`. With `--check` it writes nothing and fails where a file differs, is
+//! missing, or stands there without a kind.
 
 mod reference;
 mod values;
@@ -8,10 +9,12 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use holdfast_crds::schema::files;
+use holdfast_crds::schema::{files, judged};
 
 /// Where the CRDs stand, from the repository's root: for people and tests, and for Helm.
 const DIRECTORIES: [&str; 2] = ["crds/yaml", "charts/holdfast/crds"];
+/// The schemas by which objects are judged without an API server.
+const JUDGED: &str = "crds/src/validate/schemas";
 /// The document whose tables are filled from the CRDs.
 const REFERENCE: &str = "docs/policy-reference.md";
 /// The document whose table is filled from the chart's values, and these.
@@ -80,14 +83,16 @@ fn generate(root: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error
     let [document, values] = VALUES;
     let table = values::fill(&read(document)?, &read(values)?)
         .ok_or_else(|| format!("{document}: there is no place for the table"))?;
-    for (name, filled) in [(REFERENCE, reference), (document, table)] {
-        if filled == read(name)? {
+    let mut texts = vec![(REFERENCE.to_owned(), reference), (document.to_owned(), table)];
+    texts.extend(judged()?.into_iter().map(|(name, text)| (format!("{JUDGED}/{name}"), text)));
+    for (name, text) in texts {
+        if read(&name).is_ok_and(|there| there == text) {
             continue;
         }
         if check {
             differing.push(root.join(name));
         } else {
-            std::fs::write(root.join(name), filled)?;
+            std::fs::write(root.join(name), text)?;
         }
     }
     Ok(differing)

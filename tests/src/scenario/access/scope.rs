@@ -1,9 +1,12 @@
 //! Whom rules concern, how policies add up, and what is told.
 
-use anyhow::{Context, Result, ensure};
-use holdfast_crds::event::{EventKind, RuleKind};
+use std::time::Duration;
 
-use super::{Done, Killed, Refused, Stage, judged, spec, under};
+use anyhow::{Context, Result, ensure};
+use holdfast_agent::break_glass;
+use holdfast_crds::event::{EventKind, Origin, RuleKind};
+
+use super::{Audited, Done, Killed, Refused, Stage, judged, spec, under};
 use crate::scenario::{
     events::{Watch, is_of},
     house::House,
@@ -29,9 +32,14 @@ pub(super) fn all() -> Vec<Scenario> {
             run: file_event,
         },
         Scenario { name: "a refused start of a program is an event with the path", run: process_event },
+        Scenario { name: "a refused start of a program says where the program came from", run: origins },
         Scenario {
             name: "a refused use of a capability is an event with the call that wanted it",
             run: capability_event,
+        },
+        Scenario {
+            name: "while the glass is broken programs, files and capabilities are let through and counted",
+            run: broken_glass,
         },
     ]
 }
@@ -150,6 +158,60 @@ fn process_event(rig: &mut Rig) -> Result<()> {
     told(rig, "shop/process-event", rules, "exec {d}/tool", "processes.rules[0]")
 }
 
+/// include/uapi/linux/magic.h
+const TMPFS: u32 = 0x0102_1994;
+
+fn origins(rig: &mut Rig) -> Result<()> {
+    if !rig.refuses() {
+        return Ok(());
+    }
+    let stage = Stage::new(rig)?;
+    let rules =
+        "processes: {rules: [{paths: [/usr/bin/tool], action: Deny}, {notInImage: true, action: Deny}]}";
+    // A file of the machine's own root, which in a guest is in memory.
+    let worker = rustix::fs::statfs(stage.house.outside("/worker"))?.f_type;
+    let worker = if u32::try_from(worker) == Ok(TMPFS) { Origin::Tmpfs } else { Origin::Volume };
+    for (deed, rule, origin) in [
+        ("exec /worker", "processes.rules[1]", worker),
+        ("exec /usr/bin/tool", "processes.rules[0]", Origin::Image),
+        ("exec {d}/tool", "processes.rules[1]", Origin::Written),
+        ("exec {t}/tool", "processes.rules[1]", Origin::Tmpfs),
+        // The house's volume is a directory of a tmpfs.
+        ("exec {v}/tool", "processes.rules[1]", Origin::Tmpfs),
+        ("memfd /usr/bin/other", "processes.rules[1]", Origin::Memory),
+    ] {
+        let id = "shop/origins";
+        rig.enforce(&[(id, spec("api", rules))])?;
+        let mut watch = Watch::new(rig)?;
+        stage.tries(rig, id, (deed, Refused(rule)))?;
+        let event = watch.by(rig, id, rule)?;
+        let told = event.file.as_ref().and_then(|file| file.origin);
+        ensure!(told == Some(origin), "{deed}: {event:?}");
+        rig.reset()?;
+    }
+    Ok(())
+}
+
 fn capability_event(rig: &mut Rig) -> Result<()> {
     told(rig, "shop/capability-event", "capabilities: {deny: [NET_RAW]}", "raw", "capabilities.deny[NET_RAW]")
+}
+
+fn broken_glass(rig: &mut Rig) -> Result<()> {
+    let stage = Stage::new(rig)?;
+    let id = "shop/glass";
+    let rules = "processes: {rules: [{paths: ['{d}/tool'], action: Kill}]}, \
+                 files: {rules: [{paths: ['{d}/f'], operations: [Read], action: Deny}]}, capabilities: {deny: [NET_RAW]}";
+    rig.enforce(&[(id, spec("api", &stage.rooms.fill(rules)))])?;
+    let deeds = [
+        ("exec {d}/tool", "processes.rules[0]"),
+        ("read {d}/f", "files.rules[0]"),
+        ("raw", "capabilities.deny[NET_RAW]"),
+    ];
+    let kept = tempfile::tempdir()?;
+    break_glass::begin(&rig.places, kept.path(), Duration::from_mins(10), None)?;
+    let broken = deeds.into_iter().try_for_each(|(deed, rule)| stage.tries(rig, id, (deed, Audited(rule))));
+    break_glass::end(&rig.places, kept.path())?;
+    broken?;
+    stage.tries(rig, id, (deeds[0].0, Killed(deeds[0].1)))?;
+    stage.tries(rig, id, (deeds[1].0, Refused(deeds[1].1)))
 }
