@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_policy::compile::Clause;
 use holdfast_policy::syscalls::hooks::{Hook, Route, hooks};
 
 /// How a hook is reached.
@@ -54,11 +55,11 @@ pub struct Mechanisms {
 }
 
 impl Mechanisms {
-    /// The way to refuse a call on this kernel; a rule with conditions needs one without gaps.
+    /// The way to refuse a call on this kernel, in all its forms that these clauses mean.
     #[must_use]
-    pub fn route(&self, call: &str, conditions: bool) -> Option<(&'static Route, Mechanism)> {
+    pub fn route(&self, call: &str, clauses: &[Clause]) -> Option<(&'static Route, Mechanism)> {
         hooks(call).iter().find_map(|route| {
-            if route.since > self.kernel || (conditions && route.gap.is_some()) {
+            if route.since > self.kernel || !clauses.iter().all(|clause| route.covers(&clause.conditions)) {
                 return None;
             }
             // The weakest of the hooks names the route.

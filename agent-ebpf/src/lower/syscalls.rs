@@ -309,14 +309,13 @@ fn way(name: &str, clauses: &[Clause], mechanisms: &Mechanisms) -> Way {
     if syscalls::hooks::is_gone(name) {
         return Way { hooks: 0, mechanism: None, at_entry: false };
     }
-    let conditions = clauses.iter().any(|clause| !clause.conditions.is_empty());
     // These two carry many calls; the named ones' hooks are theirs.
     let members: &[&str] = match name {
         "socketcall" => &["socket", "bind", "connect", "listen", "accept"],
         "ipc" => &[],
         _ => &[name],
     };
-    let routes: Vec<_> = members.iter().filter_map(|member| mechanisms.route(member, conditions)).collect();
+    let routes: Vec<_> = members.iter().filter_map(|member| mechanisms.route(member, clauses)).collect();
     let hooks = routes
         .iter()
         .flat_map(|(route, _)| route.hooks)

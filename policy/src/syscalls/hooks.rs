@@ -23,6 +23,9 @@ mod routes;
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use crate::compile::Condition;
+use crate::model::ArgOp;
+
 /// The caller sees that the operation is not permitted.
 pub const EPERM: i32 = 1;
 /// The caller sees that there is no memory.
@@ -46,11 +49,13 @@ pub struct Route {
     /// there to prevent; but a rule with conditions on arguments may mean just such a form, and is then not
     /// enforced by this route.
     pub gap: Option<&'static str>,
+    /// Forms of the call that are in no gap: those with any of these bits in this argument.
+    pub whole: Option<(u8, u64)>,
 }
 
 impl Route {
     const fn of(hooks: &'static [Hook]) -> Self {
-        Self { hooks, since: (5, 10), errnos: &[EPERM], gap: None }
+        Self { hooks, since: (5, 10), errnos: &[EPERM], gap: None, whole: None }
     }
 
     const fn since(mut self, major: u16, minor: u16) -> Self {
@@ -66,6 +71,26 @@ impl Route {
     const fn but(mut self, gap: &'static str) -> Self {
         self.gap = Some(gap);
         self
+    }
+
+    const fn whole_with_any_of(mut self, argument: u8, bits: u64) -> Self {
+        self.whole = Some((argument, bits));
+        self
+    }
+
+    /// Whether every call that a rule with these conditions means passes the hooks.
+    #[must_use]
+    pub fn covers(&self, conditions: &[Condition]) -> bool {
+        let has_any = |condition: &Condition, (argument, bits): (u8, u64)| {
+            let asked = match condition.op {
+                ArgOp::Equal => condition.value,
+                ArgOp::MaskedEqual { mask } => condition.value & mask,
+                _ => 0,
+            };
+            condition.register == argument && asked & bits != 0
+        };
+        let whole = |whole| conditions.iter().any(|condition| has_any(condition, whole));
+        self.gap.is_none() || conditions.is_empty() || self.whole.is_some_and(whole)
     }
 }
 

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::compile::{Condition, Width};
+use crate::model::ArgOp;
 
 #[test]
 fn names_are_sorted_and_unique() {
@@ -265,4 +267,28 @@ fn a_kernel_gets_the_first_route_that_it_can_have() {
     );
     assert_eq!(picked("mount", (6, 12), &[Hook::SbMount]), None);
     assert_eq!(picked("getppid", (6, 12), &[]), None);
+}
+
+#[test]
+fn a_route_with_a_gap_covers_conditions_that_leave_the_gap_out() {
+    let condition =
+        |register, op, value| Condition { register, op, value, width: Width::Bits64, signed: false };
+    let new_user = 0x1000_0000;
+    let flag = |mask, value| condition(0, ArgOp::MaskedEqual { mask }, value);
+    for route in hooks("unshare") {
+        assert!(route.covers(&[]), "a rule without conditions means nobody else's harm");
+        assert!(route.covers(&[flag(new_user, new_user)]));
+        assert!(route.covers(&[condition(0, ArgOp::Equal, new_user | 0x400)]));
+        assert!(route.covers(&[condition(1, ArgOp::Equal, 0), flag(u64::MAX, new_user)]), "all have to hold");
+        // CLONE_FILES, or anything but a namespace.
+        for gap in [
+            flag(0x400, 0x400),
+            flag(new_user, 0),
+            condition(1, ArgOp::Equal, new_user),
+            condition(0, ArgOp::GreaterThan, new_user),
+        ] {
+            assert!(!route.covers(&[gap]), "{gap:?}");
+        }
+    }
+    assert!(hooks("mount").iter().all(|route| route.covers(&[condition(3, ArgOp::Equal, 1)])), "no gap");
 }

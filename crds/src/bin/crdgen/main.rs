@@ -92,7 +92,9 @@ fn generate(root: &Path, check: bool) -> Result<Vec<PathBuf>, Box<dyn std::error
         if check {
             differing.push(root.join(name));
         } else {
-            std::fs::write(root.join(name), text)?;
+            let path = root.join(name);
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::write(path, text)?;
         }
     }
     Ok(differing)

@@ -12,6 +12,9 @@ const fn by(hooks: &'static [Hook]) -> Route {
     Route::of(hooks)
 }
 
+/// `CLONE_NEWTIME`, `NEWNS`, `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID` and `NEWNET` of include/uapi/linux/sched.h.
+const CLONE_NEW: u64 = 0x7e02_0080;
+
 /// Calls, and the routes that they share.
 #[rustfmt::skip]
 pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
@@ -138,10 +141,13 @@ pub(super) static ROUTES: &[(&[&str], &[Route])] = &[
     // New namespaces ask for CAP_SYS_ADMIN, a new user namespace has its own hook. Before 6.1 the copy of the
     // credentials is the only place for the latter, and its failure is taken for a lack of memory.
     (&["unshare"], &[
-        by(&[Hook::Capable, Hook::UsernsCreate]).but("parting with shared files, directories and semaphores only"),
+        by(&[Hook::Capable, Hook::UsernsCreate])
+            .but("parting with shared files, directories and semaphores only")
+            .whole_with_any_of(0, CLONE_NEW),
         by(&[Hook::Capable, Hook::CredPrepare])
             .seen_as(&[EPERM, ENOMEM])
-            .but("parting with shared files, directories and semaphores only"),
+            .but("parting with shared files, directories and semaphores only")
+            .whole_with_any_of(0, CLONE_NEW),
     ]),
     // The install function of every sort of namespace asks for CAP_SYS_ADMIN.
     (&["setns"], &[by(&[Hook::Capable])]),
