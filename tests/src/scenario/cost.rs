@@ -36,11 +36,12 @@ const POLICY: &str = "{selector: {matchLabels: {app: api}}, \
     capabilities: {deny: [NET_RAW, SYS_PTRACE]}}";
 
 /// What is done, and how often in each round.
-const DEEDS: [(&str, u32); 6] = [
+const DEEDS: [(&str, u32); 7] = [
     ("fork", 40),
     ("exec /usr/bin/other", 20),
     ("open /usr/bin/tool 0", 200),
     ("open /usr/bin/tool 4096", 200),
+    ("open /usr/bin/tool 16384", 100),
     ("open /usr/bin/tool 65536", 50),
     // In a directory that a rule speaks of.
     ("open /etc/plain 7", 200),
