@@ -7,7 +7,7 @@ use holdfast_tests::scenario::{containers, cost, house, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
-                     [--budgets keep] [--only mechanisms]
+                     [--budgets keep] [--only kernels|mechanisms]
        scenarios cost --json FILE
        scenarios enter CGROUP NETNS ARGUMENT...
        scenarios live HOUSE overlay|plain
@@ -70,7 +70,7 @@ fn options(flags: &[&str]) -> Result<suite::Options> {
             "--agent" => options.agent = Some(value.into()),
             "--json" => options.json = Some(value.into()),
             "--budgets" => options.budgets = *value == "keep",
-            "--only" if *value == "mechanisms" => options.of_mechanisms = true,
+            "--only" => options.only = suite::Only::read(value).context(USAGE)?,
             "--mechanism" => options.mechanism = Some((*value).to_owned()),
             "--patience" => options.patience = value.parse().context("--patience takes a number")?,
             _ => bail!("{USAGE}"),

@@ -43,10 +43,55 @@ pub fn all() -> Vec<Scenario> {
     .concat()
 }
 
-/// Those of which the mechanism that refuses system calls decides what comes: the others show the same whichever it is.
-#[must_use]
-pub fn of_mechanisms() -> Vec<Scenario> {
-    [syscalls::all(), access::all(), containers::all(), tamper::all()].concat()
+/// What an agent does with what its kernel tells it, which is the same on each. To start agents takes emulated processors
+/// most of a minute each time.
+const OF_AGENTS: [&str; 5] = [
+    "of a flood the agent tells every denial and stays small",
+    "the next agent tells what was refused while none ran",
+    "a glass that is broken lets through, counts audits, and is whole again with no agent",
+    "while the glass is broken status, metrics and log say so, and it can be ended at once",
+    "an agent whose program was detached says so and attaches it again",
+];
+
+/// Which scenarios are run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Only {
+    /// All.
+    #[default]
+    All,
+    /// Those of which the kernel decides what comes.
+    Kernels,
+    /// Those of which the mechanism that refuses system calls decides what comes: the others show the same whichever it is.
+    Mechanisms,
+}
+
+impl Only {
+    /// The scenarios, in order.
+    #[must_use]
+    pub fn scenarios(self) -> Vec<Scenario> {
+        let mut scenarios = match self {
+            Self::All | Self::Kernels => all(),
+            Self::Mechanisms => [syscalls::all(), access::all(), containers::all(), tamper::all()].concat(),
+        };
+        scenarios.retain(|scenario| self == Self::All || !OF_AGENTS.contains(&scenario.name));
+        scenarios
+    }
+
+    /// As `--only` has it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Kernels => "kernels",
+            Self::Mechanisms => "mechanisms",
+        }
+    }
+
+    /// Reads the word.
+    #[must_use]
+    pub fn read(word: &str) -> Option<Self> {
+        [Self::All, Self::Kernels, Self::Mechanisms].into_iter().find(|only| only.word() == word)
+    }
 }
 
 /// What narrows the suites down while one works on some scenarios: `HOLDFAST_SCENARIOS` holds parts of their names, with
@@ -79,8 +124,8 @@ pub struct Verdict {
 pub struct Options {
     /// Only scenarios whose name holds one of these, which `|` divides.
     pub filter: Option<String>,
-    /// Only [`of_mechanisms`].
-    pub of_mechanisms: bool,
+    /// Only some.
+    pub only: Only,
     /// The agent's program, for the scenarios of the whole agent.
     pub agent: Option<PathBuf>,
     /// Where the verdicts go as JSON.
@@ -99,8 +144,7 @@ pub struct Options {
 /// When the node cannot be made or the verdicts cannot be written; a scenario that fails is none.
 pub fn run(options: &Options) -> Result<Vec<Verdict>> {
     ensure!(rustix::process::geteuid().is_root(), "scenarios make cgroups and namespaces: run them as root");
-    let scenarios = if options.of_mechanisms { of_mechanisms() } else { all() };
-    let chosen = chosen(scenarios, options.filter.as_deref());
+    let chosen = chosen(options.only.scenarios(), options.filter.as_deref());
     // Whatever becomes of this process, its BPF file system, and with it every program it attached, goes with it.
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
     let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
@@ -158,14 +202,16 @@ fn write(path: &Path, verdicts: &[Verdict]) -> Result<()> {
     fs::write(path, serde_json::to_vec_pretty(verdicts)?).with_context(|| path.display().to_string())
 }
 
-/// Names that two scenarios have.
+/// Names that two scenarios have, and names without a scenario.
 #[must_use]
 pub fn twice() -> Vec<&'static str> {
     let mut seen = BTreeMap::new();
     for scenario in all() {
         *seen.entry(scenario.name).or_insert(0) += 1;
     }
-    seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
+    let mut wrong: Vec<&str> = OF_AGENTS.into_iter().filter(|name| !seen.contains_key(name)).collect();
+    wrong.extend(seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name));
+    wrong
 }
 
 /// That every one of these scenarios that the filter leaves was run and passed, by what [`run`] wrote.

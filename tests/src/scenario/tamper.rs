@@ -47,7 +47,7 @@ pub fn all() -> Vec<Scenario> {
 /// kernel: there only the newest with LSM programs breaks them all.
 fn states(rig: &Rig) -> usize {
     let lsm = rig.mechanism.as_deref() == Some("lsm");
-    if rig.budgets || lsm && rig.engine.mechanisms().kernel >= (6, 12) { 500 } else { 30 }
+    if rig.budgets || lsm && rig.engine.mechanisms().kernel >= (6, 12) { 500 } else { 15 }
 }
 
 /// Numbers that look random, and are the same for the same seed (xorshift64*).

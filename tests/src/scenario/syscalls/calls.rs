@@ -59,7 +59,7 @@ calls! {
     newuser, "unshare of a user namespace is refused and the caller stays in its own",
         "{names: [unshare], action: Deny}",
         Effect::Says("changed=1"), [EPERM, ENOMEM], ["!newuser"];
-    newuser_by_flag, "unshare of a user namespace is refused by its flag",
+    newuserflag, "unshare of a user namespace is refused by its flag",
         "{names: [unshare], args: [{index: 0, op: MaskedEqual, mask: 0x10000000, value: 0x10000000}], action: Deny}",
         Effect::Says("changed=1"), [EPERM, ENOMEM], ["!newuser"];
     chroot, "chroot is refused",
