@@ -266,7 +266,7 @@ fn starts(rig: &mut Rig) -> Result<()> {
         } else {
             silent = 0;
         }
-        ensure!(now < START * 10 * rig.patience, "never in force:\n{}", home.log());
+        ensure!(now < START * 40 * rig.patience, "never in force:\n{}", home.log());
     }
     home.ready(rig)?;
     println!("      from start to in force: {took:?}, to ready: {:?}", began.elapsed());
