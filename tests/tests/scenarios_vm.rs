@@ -19,7 +19,9 @@ fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
     let mechanism = if lsm_bpf { "lsm" } else { "fmod_ret" };
     let only = match (kernel, lsm_bpf) {
         (Kernel::Debian6_12, true) => Only::All,
-        (_, true) => Only::Kernels,
+        (Kernel::Debian5_10, true) => Only::Kernels,
+        // Between the two.
+        (Kernel::Debian6_1, true) => Only::Programs,
         (_, false) => Only::Mechanisms,
     };
     let filter = suite::filter();

@@ -7,7 +7,7 @@ use holdfast_tests::scenario::{containers, cost, house, suite, worker};
 
 const USAGE: &str = "usage: scenarios list
        scenarios run [--filter TEXT] [--agent PATH] [--json FILE] [--patience FACTOR] [--mechanism lsm|fmod_ret|none]
-                     [--budgets keep] [--only kernels|mechanisms]
+                     [--budgets keep] [--only kernels|programs|mechanisms]
        scenarios cost --json FILE
        scenarios enter CGROUP NETNS ARGUMENT...
        scenarios live HOUSE overlay|plain

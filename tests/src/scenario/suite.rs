@@ -61,6 +61,8 @@ pub enum Only {
     All,
     /// Those of which the kernel decides what comes.
     Kernels,
+    /// Of these, those without a whole agent.
+    Programs,
     /// Those of which the mechanism that refuses system calls decides what comes: the others show the same whichever it is.
     Mechanisms,
 }
@@ -70,10 +72,14 @@ impl Only {
     #[must_use]
     pub fn scenarios(self) -> Vec<Scenario> {
         let mut scenarios = match self {
-            Self::All | Self::Kernels => all(),
+            Self::All | Self::Kernels | Self::Programs => all(),
             Self::Mechanisms => [syscalls::all(), access::all(), containers::all(), tamper::all()].concat(),
         };
         scenarios.retain(|scenario| self == Self::All || !OF_AGENTS.contains(&scenario.name));
+        if self == Self::Programs {
+            let agents = agent::all();
+            scenarios.retain(|scenario| agents.iter().all(|agent| agent.name != scenario.name));
+        }
         scenarios
     }
 
@@ -83,6 +89,7 @@ impl Only {
         match self {
             Self::All => "all",
             Self::Kernels => "kernels",
+            Self::Programs => "programs",
             Self::Mechanisms => "mechanisms",
         }
     }
@@ -90,7 +97,9 @@ impl Only {
     /// Reads the word.
     #[must_use]
     pub fn read(word: &str) -> Option<Self> {
-        [Self::All, Self::Kernels, Self::Mechanisms].into_iter().find(|only| only.word() == word)
+        [Self::All, Self::Kernels, Self::Programs, Self::Mechanisms]
+            .into_iter()
+            .find(|only| only.word() == word)
     }
 }
 
