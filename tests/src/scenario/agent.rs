@@ -279,7 +279,8 @@ fn killed(rig: &mut Rig) -> Result<()> {
     home.policy(1, TO_DB)?;
     home.start(rig)?;
     home.ready(rig)?;
-    for _ in 0..3 {
+    // An agent's start takes an emulated processor most of a minute.
+    for _ in 0..if rig.patience > 2 { 1 } else { 3 } {
         home.kill()?;
         only_db(rig, &home)?;
         home.start(rig)?;
