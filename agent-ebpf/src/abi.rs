@@ -94,8 +94,8 @@ pub fn beginning(first: u8, second: u8) -> usize {
 
 /// Elements of `path_rows` (`HF_PATH_ROWS`).
 pub const PATH_ROWS: u32 = 131_072;
-/// The last of them are the canary's.
-pub const CANARY_PATH_ROWS: u32 = 2;
+/// Where those end that policies get: the rest is the canary's.
+pub const POLICY_PATH_ROWS: u32 = PATH_ROWS - 2;
 /// Cells of a row's element.
 pub const ROW_CELLS: usize = 32;
 /// The cells of a state before those of its columns: its outcome, and what can still come.

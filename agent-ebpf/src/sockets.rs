@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use aya::Btf;
 use aya::programs::{Program, ProgramError};
+use holdfast_policy::model::Capability;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, info, warn};
 
@@ -86,10 +87,11 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    [("NET_ADMIN", 12), ("SYS_PTRACE", 19), ("SYS_ADMIN", 21)]
+    ["NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN"]
         .into_iter()
-        .filter(|(_, bit)| effective >> bit & 1 == 0)
-        .map(|(name, _)| name)
+        .filter_map(Capability::named)
+        .filter(|capability| effective >> capability.number() & 1 == 0)
+        .map(Capability::name)
         .collect()
 }
 

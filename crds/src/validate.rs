@@ -32,20 +32,21 @@ impl Problem {
     }
 }
 
-/// The kinds that users write, in the order of the schemas in [`object`].
+/// The kinds that users write.
 pub(crate) const USER_KINDS: [&str; 4] =
     ["WorkloadPolicy", "ClusterWorkloadPolicy", "ExternalWorkload", "NodeAgent"];
 
 /// Judges an object of a kind in [`USER_KINDS`] and completes it with the defaults. Its `status` is taken away, as the
 /// API server does when an object is created.
 pub(crate) fn object(kind: &str, object: &mut Value) -> Vec<Problem> {
-    static KINDS: [LazyLock<Option<Node>>; USER_KINDS.len()] = [
-        LazyLock::new(|| prepared(include_str!("validate/schemas/WorkloadPolicy.json"))),
-        LazyLock::new(|| prepared(include_str!("validate/schemas/ClusterWorkloadPolicy.json"))),
-        LazyLock::new(|| prepared(include_str!("validate/schemas/ExternalWorkload.json"))),
-        LazyLock::new(|| prepared(include_str!("validate/schemas/NodeAgent.json"))),
-    ];
-    let schema = USER_KINDS.iter().zip(&KINDS).find(|(name, _)| **name == kind);
+    macro_rules! schemas {
+        ($($kind:literal),*) => {
+            [$(($kind, LazyLock::new(|| prepared(include_str!(concat!("validate/schemas/", $kind, ".json")))))),*]
+        };
+    }
+    static KINDS: [(&str, LazyLock<Option<Node>>); USER_KINDS.len()] =
+        schemas!["WorkloadPolicy", "ClusterWorkloadPolicy", "ExternalWorkload", "NodeAgent"];
+    let schema = KINDS.iter().find(|(name, _)| *name == kind);
     let Some(root) = schema.and_then(|(_, node)| node.as_ref()) else {
         return vec![Problem::new("kind", format!("{kind} is not a kind that can be checked"))];
     };

@@ -272,15 +272,30 @@ fn net_sets(
             }
         }
     }
-    let mut sets: Vec<(Arc<NetSet>, Vec<usize>)> = sets.into_values().collect();
-    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
-    for (place, (set, workloads)) in sets.into_iter().enumerate() {
-        compiled.net_sets.push(set);
-        for workload in workloads {
+    let sets: Vec<(Arc<NetSet>, Vec<usize>)> = sets.into_values().collect();
+    compiled.net_sets = placed(
+        sets,
+        |set| &set.key,
+        |workload, place| {
             compiled.assignments[workload].net_set = Some(place);
+        },
+    );
+    Ok(())
+}
+
+/// Sets, each with its workloads, in the order of their keys; `assign` is told of each workload and the place of its set.
+fn placed<S, K: Ord>(
+    mut sets: Vec<(Arc<S>, Vec<usize>)>,
+    key: impl Fn(&S) -> &K,
+    mut assign: impl FnMut(usize, usize),
+) -> Vec<Arc<S>> {
+    sets.sort_by(|a, b| key(&a.0).cmp(key(&b.0)));
+    for (place, (_, workloads)) in sets.iter().enumerate() {
+        for workload in workloads {
+            assign(*workload, place);
         }
     }
-    Ok(())
+    sets.into_iter().map(|(set, _)| set).collect()
 }
 
 /// What distinguishes network sets within one compilation: the policies, the workload's own named ports (name,
@@ -337,13 +352,13 @@ fn sys_sets(
         let known = known.find(|known| ***known == set).map(Arc::clone);
         sets.push((known.unwrap_or_else(|| Arc::new(set)), workloads));
     }
-    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
-    for (place, (set, workloads)) in sets.into_iter().enumerate() {
-        compiled.sys_sets.push(set);
-        for workload in workloads {
+    compiled.sys_sets = placed(
+        sets,
+        |set| &set.key,
+        |workload, place| {
             compiled.assignments[workload].sys_set = Some(place);
-        }
-    }
+        },
+    );
     Ok(())
 }
 
@@ -371,13 +386,13 @@ fn access_sets(
         };
         sets.push((set, workloads));
     }
-    sets.sort_by(|a, b| a.0.key.cmp(&b.0.key));
-    for (place, (set, workloads)) in sets.into_iter().enumerate() {
-        compiled.access_sets.push(set);
-        for workload in workloads {
+    compiled.access_sets = placed(
+        sets,
+        |set| &set.key,
+        |workload, place| {
             compiled.assignments[workload].access_set = Some(place);
-        }
-    }
+        },
+    );
     Ok(())
 }
 

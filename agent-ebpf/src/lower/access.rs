@@ -21,9 +21,6 @@ use crate::tables::Tables;
 #[cfg(test)]
 mod tests;
 
-/// Where the elements end that policies get.
-const LAST_ROW: u32 = abi::PATH_ROWS - abi::CANARY_PATH_ROWS;
-
 /// The rows of an automaton.
 type Rows = Vec<abi::PathRow>;
 
@@ -43,7 +40,10 @@ impl Space {
         let mut space = Self { used: BTreeMap::new(), known: HashMap::new(), next };
         for automaton in tables.access_sets.values().flat_map(|set| [&set.executables, &set.files]) {
             let range = automaton.range();
-            if range.end <= LAST_ROW && !range.is_empty() && !space.used.contains_key(&range.start) {
+            if range.end <= abi::POLICY_PATH_ROWS
+                && !range.is_empty()
+                && !space.used.contains_key(&range.start)
+            {
                 space.used.insert(range.start, range.end);
                 let rows: Option<Rows> =
                     range.clone().map(|element| tables.path_rows.get(&element).copied()).collect();
@@ -85,7 +85,7 @@ impl Space {
             }
             at = at.max(*end);
         }
-        (LAST_ROW.checked_sub(at)? >= size).then_some(at)
+        (abi::POLICY_PATH_ROWS.checked_sub(at)? >= size).then_some(at)
     }
 }
 

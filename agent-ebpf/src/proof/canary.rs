@@ -37,7 +37,7 @@ const SET: u32 = abi::CANARY;
 /// The number of the access set that refuses executables.
 const STILL_SET: u32 = abi::CANARY + 2;
 /// Where the automaton that leads every path to outcome 1 has its two rows: the last ones, which no policy gets.
-const EVERY_PATH: u32 = abi::PATH_ROWS - abi::CANARY_PATH_ROWS;
+const EVERY_PATH: u32 = abi::POLICY_PATH_ROWS;
 const DENY: u8 = 2;
 const KILL: u8 = 3;
 /// `CAP_NET_ADMIN`, include/uapi/linux/capability.h: one that an agent has.
@@ -134,7 +134,7 @@ fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanism
     let every_path = abi::PathAutomaton {
         base: EVERY_PATH,
         elements: 1,
-        size: abi::CANARY_PATH_ROWS,
+        size: abi::PATH_ROWS - EVERY_PATH,
         column: Bytes([u8::try_from(abi::CELL_NEXT).unwrap_or_default(); 256]),
     };
     if write || execute {

@@ -70,7 +70,7 @@ pub enum Operation {
     Read,
     /// Open for writing, truncate, or be handed it open for writing.
     Write,
-    /// Make a file, directory, link or device of this name.
+    /// Make a file, directory, symbolic link, device, socket or pipe of this name.
     Create,
     /// Remove this name.
     Delete,
@@ -78,7 +78,7 @@ pub enum Operation {
     Rename,
     /// Make a hard link from or to this name.
     Link,
-    /// Change its permissions, owner or extended attributes.
+    /// Change its permissions or its owner.
     Chmod,
     /// Map it to memory as code, as the dynamic loader does with libraries.
     ExecuteMap,

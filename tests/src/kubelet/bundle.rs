@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use holdfast_policy::model::Capability;
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext};
 use serde_json::{Value, json};
 
@@ -35,51 +36,6 @@ const CAPABILITIES: [&str; 14] = [
     "KILL",
     "AUDIT_WRITE",
 ];
-/// All of them, in the order of their numbers.
-const ALL: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// What an image holds.
 pub(super) enum Image {
     /// One of this tree's programs: its file, its place in the image, and its user.
@@ -317,20 +273,20 @@ fn capabilities(security: &SecurityContext) -> Result<Vec<String>> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("no CapBnd")?;
     let bounding = u64::from_str_radix(line.trim(), 16)?;
     let wanted = wanted(security);
-    let here =
-        ALL.iter().enumerate().filter(|(number, _)| bounding & 1 << number != 0).map(|(_, name)| *name);
-    Ok(here.filter(|name| wanted.contains(name)).map(|name| format!("CAP_{name}")).collect())
+    let here = Capability::all().filter(|capability| bounding >> capability.number() & 1 != 0);
+    let names = here.map(Capability::name).filter(|name| wanted.contains(name));
+    Ok(names.map(|name| format!("CAP_{name}")).collect())
 }
 
 fn wanted(security: &SecurityContext) -> Vec<&'static str> {
     if security.privileged == Some(true) {
-        return ALL.into();
+        return Capability::all().map(Capability::name).collect();
     }
     let lists = security.capabilities.clone().unwrap_or_default();
     let (add, drop) = (lists.add.unwrap_or_default(), lists.drop.unwrap_or_default());
     let has = |list: &[String], name: &str| list.iter().any(|entry| entry == name || entry == "ALL");
     let base = |name: &&str| CAPABILITIES.contains(name) && !has(&drop, name);
-    ALL.into_iter().filter(|name| has(&add, name) || base(name)).collect()
+    Capability::all().map(Capability::name).filter(|name| has(&add, name) || base(name)).collect()
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn what_is_in_force_is_never_written_over() {
     let second = space.place(&rows(2, 50)).expect("room");
     assert_eq!((first, second), (1, 101), "element 0 belongs to nobody");
     assert_eq!(space.place(&rows(1, 100)), Some(first), "equal rows share a place");
-    let most = usize::try_from(LAST_ROW).expect("small");
+    let most = usize::try_from(abi::POLICY_PATH_ROWS).expect("small");
     assert_eq!(space.place(&rows(3, most)), None, "what does not fit is refused");
     let rest = most - 151;
     assert_eq!(space.place(&rows(4, rest)), Some(151));
