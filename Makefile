@@ -9,9 +9,8 @@ setup: ## install what the build and the tests need; quick when nothing is missi
 	@bash tests/setup/setup.sh
 
 demo: setup ## show Holdfast at work on this machine: API server, operator, agent, a policy, what it refuses (needs root)
-	cargo build -p holdfast-operator -p holdfast-agent
-	cargo build -p holdfast-tests --bin demo
-	@target/debug/demo
+	cargo build --workspace --bins
+	@target/$$(rustc --print host-tuple)/debug/demo $(ARGS)
 
 build: setup ## build the operator and the agent
 	cargo build

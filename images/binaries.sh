@@ -54,9 +54,8 @@ need jq "the Debian package jq"
 
 target=$machine-unknown-linux-gnu
 variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")
-# Static with glibc: since 2.34 its resolver reads /etc/hosts and asks the servers of /etc/resolv.conf without a shared
-# library, so that an image needs no other file.
-export "${variable}_RUSTFLAGS=-C target-feature=+crt-static -C strip=debuginfo"
+# Static with glibc (.cargo/config.toml): since 2.34 its resolver reads /etc/hosts and asks the servers of
+# /etc/resolv.conf without a shared library, so that an image needs no other file. These would take its place.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 if [ "$arch" != "$own" ]; then
     linker=$machine-linux-gnu-gcc
@@ -65,9 +64,8 @@ if [ "$arch" != "$own" ]; then
 fi
 packages=(-p holdfast-operator -p holdfast-agent)
 if [ "$profile" = dev ]; then
-    # As the other static programs of the tests, with the same features, so that what they share is built once.
-    export CARGO_PROFILE_DEV_OPT_LEVEL=1
-    packages+=(-p holdfast-tests)
+    # With the features of all, as the tests have them, so that what they share is built once.
+    packages=(--workspace)
 fi
 
 cargo auditable build --quiet --locked --profile "$profile" --target "$target" \
@@ -77,7 +75,9 @@ for part in operator agent; do
     name=holdfast-$part
     program=${CARGO_TARGET_DIR:-target}/$target/$built/$name
     rm -rf "${folder:?}/$part"
-    install -D -m 0755 "$program" "$folder/$part/$name"
+    mkdir -p "$folder/$part"
+    llvm-objcopy --strip-debug "$program" "$folder/$part/$name"
+    chmod 0755 "$folder/$part/$name"
     llvm-objcopy --dump-section .dep-v0=/dev/stdout "$program" /dev/null |
         perl -MCompress::Zlib -0777 -ne 'print uncompress($_) // die "the list of dependencies cannot be read\n"' |
         jq --from-file images/sbom.jq >"$folder/$part/$name.cdx.json"

@@ -65,7 +65,8 @@ HF_INLINE void hf_count(__u16 program, __u32 workload, __u32 set, __u16 rule, __
 }
 
 /* Comparisons without branches, for what the verifier would else walk both ways: it hides values from a compiler that would
- * put branches back. */
+ * put branches back. What they choose is multiplied by them: newer verifiers walk both ways behind an AND with a number
+ * that is 0 or -1 too. */
 #define HF_OPAQUE(x) asm volatile("" : "+r"(x))
 
 /* 1 where the numbers differ, else 0. */
@@ -74,7 +75,9 @@ HF_INLINE __u64 hf_differs(__u64 a, __u64 b)
 	__u64 x = a ^ b, minus = -x;
 
 	HF_OPAQUE(minus);
-	return (x | minus) >> 63;
+	x = (x | minus) >> 63;
+	HF_OPAQUE(x);
+	return x;
 }
 
 /* 1 where a < b, else 0: the borrow of a - b. */
@@ -82,8 +85,9 @@ HF_INLINE __u64 hf_less(__u64 a, __u64 b)
 {
 	__u64 x = (~a & b) | (~(a ^ b) & (a - b));
 
+	x >>= 63;
 	HF_OPAQUE(x);
-	return x >> 63;
+	return x;
 }
 
 HF_INLINE struct hf_control *hf_control(void)

@@ -174,17 +174,17 @@ static __attribute__((noinline)) __u32 hf_walk(struct hf_task *record, __u32 siz
 		HF_OPAQUE(full);
 		take = named & (1 - full);
 		HF_OPAQUE(take);
-		got = bpf_probe_read_kernel_str(to + (at & (size - 1)), HF_NAME_SIZE & -take, name);
+		got = bpf_probe_read_kernel_str(to + (at & (size - 1)), HF_NAME_SIZE * take, name);
 		failed = got >> 63;
 		HF_OPAQUE(failed);
-		got &= failed - 1;
+		got *= 1 - failed;
 		at += got;
 		failed = named & hf_same(got, 0);
 		cut |= failed;
 		/* A root that is mounted nowhere: of a memfd, which is its only name. */
 		over |= failed | (named & hf_same(parent, dentry));
-		dentry = parent ^ ((parent ^ below) & -crosses);
-		mnt ^= (mnt ^ (above + mnt_at)) & -crosses;
+		dentry = parent ^ (parent ^ below) * crosses;
+		mnt ^= (mnt ^ (above + mnt_at)) * crosses;
 	}
 	cut |= 1 - over;
 	return (at & HF_WALK_SIZE) | rooted * HF_WALK_ROOTED | cut * HF_WALK_CUT;
@@ -201,15 +201,16 @@ HF_INLINE void hf_describe(struct hf_task *to, struct task_struct *task)
 	to->tgid = BPF_CORE_READ(task, tgid);
 	to->pid = BPF_CORE_READ(task, pid);
 	to->parent = BPF_CORE_READ(parent, tgid);
-	if (bpf_core_read(to->name, sizeof(to->name), &task->comm))
-		to->name[0] = 0;
+	/* A failure leaves zeroes. */
+	bpf_core_read(to->name, sizeof(to->name), &task->comm);
 	walked = hf_walk(to, HF_TASK_PATH, task);
 	to->path_size = walked & HF_WALK_SIZE;
-	to->flags = (walked & HF_WALK_ROOTED ? HF_TASK_ROOTED : 0) | (walked & HF_WALK_CUT ? HF_TASK_PATH_CUT : 0);
+	/* Without a branch, as the verifier would walk the parent's path again behind each way. */
+	to->flags = walked / HF_WALK_ROOTED % 2 * HF_TASK_ROOTED | walked / HF_WALK_CUT % 2 * HF_TASK_PATH_CUT;
 	walked = hf_walk(to, HF_TASK_PARENT_PATH, parent);
 	to->parent_path_size = walked & HF_WALK_SIZE;
-	to->flags |= (walked & HF_WALK_ROOTED ? HF_TASK_PARENT_ROOTED : 0) |
-		     (walked & HF_WALK_CUT ? HF_TASK_PARENT_PATH_CUT : 0);
+	to->flags |= walked / HF_WALK_ROOTED % 2 * HF_TASK_PARENT_ROOTED |
+		     walked / HF_WALK_CUT % 2 * HF_TASK_PARENT_PATH_CUT;
 	to->arguments_size = 0;
 	if (mm) {
 		from = BPF_CORE_READ(mm, arg_start);

@@ -171,7 +171,7 @@ HF_INLINE __u64 hf_datagram(struct __sk_buff *skb, struct bpf_sock *sk, const st
 		} else {
 			q.direction = flow->direction & 1;
 			q.port = q.direction == HF_EGRESS ? key.peer_port : key.local_port;
-			q.node_flow = flow->flags & HF_F_NODE;
+			q.node_flow = !!(flow->flags & HF_F_NODE);
 			hf_decide(wl, &q, &d);
 		}
 		if (!(d.flags & HF_D_DENIED)) {
@@ -267,7 +267,7 @@ HF_INLINE const struct hf_workload *hf_workload_of(__u64 cgroup, __u32 *index)
 
 /* Remember what the host's own sockets send to pods of this node: the kubelet's probes, and what an administrator does
  * on the node. The sender's network namespace tells, not its address, which masquerading gives to outsiders too. */
-static __attribute__((noinline)) int hf_note_node_flow(struct __sk_buff *skb)
+__attribute__((noinline)) int hf_note_node_flow(struct __sk_buff *skb)
 {
 	struct hf_control *c = hf_control();
 	struct hf_node_flow_key key = {};

@@ -68,8 +68,8 @@ struct hf_question {
 	__u8 proto;
 	__u8 v6;
 	__u8 fragment;
-	__u8 loopback;
-	__u8 node_flow;
+	__u8 loopback;	/* 0 or 1, as are */
+	__u8 node_flow; /* this and `v6` */
 	__u8 direction;
 };
 
@@ -353,14 +353,13 @@ HF_INLINE __u64 hf_how(const struct hf_question *q)
 	return HF_HOW(HF_VERDICT_BITS_PORT, q->direction, q->proto, q->port);
 }
 
-/* All ones where a < b, else 0; both of 16 bits. Without a branch, as the verifier would walk everything after it for
- * both ways; the compiler is kept from putting one back. */
+/* 1 where a < b, else 0; both of 16 bits. Without a branch, as hf_less. */
 HF_INLINE __u32 hf_below(__u32 a, __u32 b)
 {
 	__u32 borrow = (a - b) >> 31;
 
 	asm volatile("" : "+r"(borrow));
-	return -borrow;
+	return borrow;
 }
 
 /* What several classes of the peer say together. Rules are numbered in the order of their policies' names: the least is
@@ -374,89 +373,108 @@ HF_INLINE void hf_join(struct hf_answer *v, __u64 row)
 {
 	__u32 flags = row & 0xff, rule = (row >> 16) & 0xffff, first = hf_below(rule, v->deny_rule);
 
-	v->deny_rule ^= (v->deny_rule ^ rule) & first;
-	v->flags ^= (v->flags ^ flags) & HF_V_REJECT & first;
+	v->deny_rule ^= (v->deny_rule ^ rule) * first;
+	v->flags ^= ((v->flags ^ flags) & HF_V_REJECT) * first;
 	rule = (row >> 32) & 0xffff;
 	first = hf_below(rule, v->would_rule);
-	v->would_rule ^= (v->would_rule ^ rule) & first;
+	v->would_rule ^= (v->would_rule ^ rule) * first;
 	v->flags |= flags & ~HF_V_REJECT;
 }
 
-static __attribute__((noinline)) int hf_decide(const struct hf_workload *wl, const struct hf_question *q,
-					       struct hf_decision *d)
+/* What else is asked, above what a row is looked up by. The first three are flags of the workload in this direction, as
+ * far from each other as HF_WL_ISOLATED, HF_WL_WOULD_ISOLATE and HF_WL_REJECT are. */
+#define HF_ASK_HOW ((1ull << 48) - 1)
+#define HF_ASK_DIRECTION 48
+#define HF_ASK_ISOLATED (1ull << 48)
+#define HF_ASK_WOULD_ISOLATE (1ull << 50)
+#define HF_ASK_REJECT (1ull << 52)
+#define HF_ASK_HOST_PART (1ull << 53)
+#define HF_ASK_LOOPBACK (1ull << 54)
+#define HF_ASK_NODE_FLOW (1ull << 55)
+#define HF_ASK_V6 (1ull << 56)
+
+/* The verdict, of numbers alone as the look-ups that it makes. `who` holds set and view, `mine` the workload's pod and its
+ * rules of the default, `high` and `low` the peer's address as it lies in memory. Returns flags and rules as HF_ROW does. */
+__attribute__((noinline)) __u64 hf_verdict(__u64 who, __u64 mine, __u64 high, __u64 low, __u64 asked)
 {
 	struct hf_answer v = { .deny_rule = HF_NO_RULE, .would_rule = HF_NO_RULE };
-	__u64 how, high, low;
-	struct hf_address *known = NULL;
-	__u32 first, second = HF_CLASS_NONE, third = HF_CLASS_NONE;
-	struct hf_control *c;
-	__u32 identity = 0, flags = HF_ENT_WORLD, dir;
-	__u32 isolated, would_isolate;
-	__u8 service = 0;
+	__u32 set = who, view = who >> 32, pod = mine, host_part = !!(asked & HF_ASK_HOST_PART);
+	__u32 first = HF_CLASS_ANY, second = HF_CLASS_NONE, third = HF_CLASS_NONE;
+	__u32 identity = 0, flags = HF_ENT_WORLD, service = 0;
+	__u64 how = asked & HF_ASK_HOW;
+	struct hf_address *known;
+	struct hf_addr peer;
 
-	if (!wl || !q || !d)
-		return 0;
-	dir = q->direction & 1;
-	c = hf_control();
-	d->gen = wl->gen;
-	d->epoch = c ? c->epoch : 0;
-	d->flags = 0;
-	d->rule = HF_NO_RULE;
-	d->would_rule = HF_NO_RULE;
-	isolated = wl->flags & HF_WL_ISOLATED(dir);
-	would_isolate = wl->flags & HF_WL_WOULD_ISOLATE(dir);
-
-	if (q->loopback && !(wl->flags & HF_WL_HOST_PART))
-		return 0;
-	known = bpf_map_lookup_elem(&addresses, &q->peer);
-	if (known && known->pod && known->pod == wl->pod && !(wl->flags & HF_WL_HOST_PART))
-		return 0; /* itself */
+	if ((asked & HF_ASK_LOOPBACK) && !host_part)
+		return HF_ROW(0, HF_NO_RULE, HF_NO_RULE);
+	__builtin_memcpy(&peer.w[0], &high, sizeof(high));
+	__builtin_memcpy(&peer.w[2], &low, sizeof(low));
+	known = bpf_map_lookup_elem(&addresses, &peer);
+	if (known && known->pod && known->pod == pod && !host_part)
+		return HF_ROW(0, HF_NO_RULE, HF_NO_RULE); /* itself */
 	if (known) {
 		identity = known->identity;
 		flags = known->flags;
 	}
-	if (q->loopback && !(flags & HF_ENT_HOST)) {
+	if ((asked & HF_ASK_LOOPBACK) && !(flags & HF_ENT_HOST)) {
 		identity = 0;
 		flags = HF_ENT_HOST;
 	}
-	if (q->node_flow) {
+	if (asked & HF_ASK_NODE_FLOW) {
 		first = HF_CLASS_NODE_FLOW;
-		isolated = 0;
-		would_isolate = 0;
-	} else if ((flags & HF_ADDR_SERVICE) && dir == HF_EGRESS && !(wl->flags & HF_WL_HOST_PART)) {
-		first = hf_class_of(wl->view, identity, flags);
+		asked &= ~(HF_ASK_ISOLATED | HF_ASK_WOULD_ISOLATE);
+	} else if ((flags & HF_ADDR_SERVICE) && (how >> 24 & 1) == HF_EGRESS && !host_part) {
+		first = hf_class_of(view, identity, flags);
 		service = HF_D_SERVICE;
 	} else {
 		if (flags & HF_ADDR_SERVICE) {
 			identity = 0;
 			flags = HF_ENT_WORLD;
 		}
-		first = HF_CLASS_ANY;
-		second = hf_class_of(wl->view, identity, flags);
-		__builtin_memcpy(&high, &q->peer.w[0], sizeof(high));
-		__builtin_memcpy(&low, &q->peer.w[2], sizeof(low));
-		third = hf_cidr_class_of(wl->view, q->v6, high, low);
+		second = hf_class_of(view, identity, flags);
+		third = hf_cidr_class_of(view, !!(asked & HF_ASK_V6), high, low);
 	}
-	how = hf_how(q);
-	hf_join(&v, hf_row(wl->net_set, first, how));
-	hf_join(&v, hf_row(wl->net_set, second, how));
-	hf_join(&v, hf_row(wl->net_set, third, how));
+	hf_join(&v, hf_row(set, first, how));
+	hf_join(&v, hf_row(set, second, how));
+	hf_join(&v, hf_row(set, third, how));
 
-	if (v.flags & HF_V_DENY) {
-		d->flags = HF_D_DENIED | (v.flags & HF_V_REJECT ? HF_D_REJECT : 0);
-		d->rule = v.deny_rule;
-	} else if (isolated && !(v.flags & HF_V_ALLOW)) {
-		d->flags = HF_D_DENIED | (wl->flags & HF_WL_REJECT(dir) ? HF_D_REJECT : 0);
-		d->rule = wl->default_rule[dir];
-	} else if (v.flags & HF_V_WOULD_DENY) {
-		d->flags = HF_D_WOULD_DENY;
-		d->would_rule = v.would_rule;
-	} else if (would_isolate && !(v.flags & (HF_V_ALLOW | HF_V_WOULD_ALLOW))) {
-		d->flags = HF_D_WOULD_DENY;
-		d->would_rule = wl->would_default_rule[dir];
-	}
-	d->flags |= service;
-	return 0;
+	if (v.flags & HF_V_DENY)
+		return HF_ROW(service | HF_D_DENIED | (v.flags & HF_V_REJECT ? HF_D_REJECT : 0), v.deny_rule,
+			      HF_NO_RULE);
+	if ((asked & HF_ASK_ISOLATED) && !(v.flags & HF_V_ALLOW))
+		return HF_ROW(service | HF_D_DENIED | (asked & HF_ASK_REJECT ? HF_D_REJECT : 0),
+			      mine >> 32 & 0xffff, HF_NO_RULE);
+	if (v.flags & HF_V_WOULD_DENY)
+		return HF_ROW(service | HF_D_WOULD_DENY, HF_NO_RULE, v.would_rule);
+	if ((asked & HF_ASK_WOULD_ISOLATE) && !(v.flags & (HF_V_ALLOW | HF_V_WOULD_ALLOW)))
+		return HF_ROW(service | HF_D_WOULD_DENY, HF_NO_RULE, mine >> 48);
+	return HF_ROW(service, HF_NO_RULE, HF_NO_RULE);
+}
+
+HF_INLINE void hf_decide(const struct hf_workload *wl, const struct hf_question *q, struct hf_decision *d)
+{
+	struct hf_control *c = hf_control();
+	__u32 dir = q->direction & 1;
+	__u64 asked = hf_how(q), high, low, row;
+
+	/* Without a branch: see hf_less. */
+	asked |= (__u64)(wl->flags >> dir & (HF_WL_ISOLATED(0) | HF_WL_WOULD_ISOLATE(0) | HF_WL_REJECT(0)))
+		 << HF_ASK_DIRECTION;
+	asked |= (__u64)(wl->flags / HF_WL_HOST_PART & 1) * HF_ASK_HOST_PART;
+	asked |= (__u64)q->loopback * HF_ASK_LOOPBACK + (__u64)q->node_flow * HF_ASK_NODE_FLOW +
+		 (__u64)q->v6 * HF_ASK_V6;
+	__builtin_memcpy(&high, &q->peer.w[0], sizeof(high));
+	__builtin_memcpy(&low, &q->peer.w[2], sizeof(low));
+	/* Before the verdict, so that one that is made of older rules is not taken for one of newer. */
+	d->gen = wl->gen;
+	d->epoch = c ? c->epoch : 0;
+	row = hf_verdict(wl->net_set | (__u64)wl->view << 32,
+			 wl->pod | (__u64)wl->default_rule[dir] << 32 |
+				 (__u64)wl->would_default_rule[dir] << 48,
+			 high, low, asked);
+	d->flags = row;
+	d->rule = row >> 16;
+	d->would_rule = row >> 32;
 }
 
 HF_INLINE int hf_current(const struct hf_decision *d, const struct hf_workload *wl)
@@ -514,36 +532,52 @@ HF_INLINE void hf_note_headers(struct __sk_buff *skb, struct hf_event *event)
 	event->flags |= HF_E_PORTS;
 }
 
+HF_INLINE void hf_fill_packet(struct __sk_buff *skb, struct hf_event *event, const struct hf_counter_key *key,
+			      __u64 suppressed, __u64 what, __u32 flags)
+{
+	hf_begin(event, key, suppressed, flags | HF_E_PACKET | HF_E_FROM);
+	event->cgroup = bpf_skb_cgroup_id(skb);
+	event->program = what >> 32;
+	hf_note_headers(skb, event);
+}
+
 /* Tells of a packet: refused, or one that would have been. */
 __attribute__((noinline)) int hf_tell_packet(struct __sk_buff *skb, __u64 who, __u64 what)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct hf_counter_key key = hf_key(who, what);
 	struct hf_bucket *bucket = hf_take_token(&key);
-	__u32 flags = HF_E_PACKET | HF_E_FROM;
 	struct hf_event *event;
 
 	if (!bucket)
 		return 0;
-	/* A socket's packets leave it in its user's context, but for what timers and answers send. */
-	if ((__u8)(what >> 32) == HF_PROG_EGRESS && hf_is_current(task)) {
-		struct hf_task_event *whole = hf_reserve(&key, sizeof(*whole));
-
-		if (!whole)
-			return 0;
-		flags |= HF_E_TASK;
-		hf_describe(&whole->task, task);
-		event = &whole->event;
-	} else {
-		event = hf_reserve(&key, sizeof(*event));
-		if (!event)
-			return 0;
-	}
-	hf_begin(event, &key, bucket->suppressed, flags);
-	event->cgroup = bpf_skb_cgroup_id(skb);
-	event->program = what >> 32;
-	hf_note_headers(skb, event);
+	event = hf_reserve(&key, sizeof(*event));
+	if (!event)
+		return 0;
+	hf_fill_packet(skb, event, &key, bucket->suppressed, what, 0);
 	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* Of one that leaves its socket in its user's context, as all do but those that timers and answers send. Apart from the
+ * above, as describing a task is most of what the verifier walks. */
+__attribute__((noinline)) int hf_tell_sent_packet(struct __sk_buff *skb, __u64 who, __u64 what)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct hf_counter_key key = hf_key(who, what);
+	struct hf_task_event *whole;
+	struct hf_bucket *bucket;
+
+	if (!hf_is_current(task))
+		return hf_tell_packet(skb, who, what);
+	bucket = hf_take_token(&key);
+	if (!bucket)
+		return 0;
+	whole = hf_reserve(&key, sizeof(*whole));
+	if (!whole)
+		return 0;
+	hf_fill_packet(skb, &whole->event, &key, bucket->suppressed, what, HF_E_TASK);
+	hf_describe(&whole->task, task);
+	bpf_ringbuf_submit(whole, 0);
 	return 0;
 }
 
@@ -578,8 +612,13 @@ __attribute__((noinline)) int hf_tell_connect(__u64 who, __u64 what, __u64 high,
 /* Counts and tells what is to be said of a packet. */
 HF_INLINE void hf_report(struct __sk_buff *skb, __u16 program, __u32 index, __u32 set, __u64 said)
 {
+	__u64 what = (said & 0xffffffff) | HF_WHAT(0, 0, 0, program, HF_NO_HOOK);
+
 	hf_count(program, index, set, said, said >> 16, said >> 24);
-	hf_tell_packet(skb, HF_WHO(index, set), (said & 0xffffffff) | HF_WHAT(0, 0, 0, program, HF_NO_HOOK));
+	if (program == HF_PROG_EGRESS)
+		hf_tell_sent_packet(skb, HF_WHO(index, set), what);
+	else
+		hf_tell_packet(skb, HF_WHO(index, set), what);
 }
 
 /* Was this flow opened by a socket of the host's own network namespace on this node? */

@@ -37,7 +37,7 @@ HF_INLINE void hf_read_number(struct task_struct *task, const struct pt_regs *re
 	do {                                                                                                    \
 		__u64 at_64 = bpf_core_field_offset(struct pt_regs, by_64);                                     \
 		__u64 at_32 = bpf_core_field_offset(struct pt_regs, by_32);                                     \
-		__u64 at = at_64 ^ ((at_64 ^ at_32) & -(compat));                                               \
+		__u64 at = at_64 ^ (at_64 ^ at_32) * (compat);                                               \
                                                                                                                 \
 		failed |= bpf_probe_read_kernel(to, 8, (const char *)(regs) + at);                              \
 		*(to) &= ~0ull >> ((compat) * 32);                                                              \

@@ -72,20 +72,20 @@ static __attribute__((noinline)) int hf_at_entry(struct hf_said *said)
 		return 0;
 	hf_begin_saying(said, &call);
 	if (others)
-		call.e.key.nr = HF_NR_ANY;
+		call.nr = HF_NR_ANY;
 	if (!(call.entry->flags & HF_SYS_AT_ENTRY))
 		return 0;
 	hf_answer(&call, HF_PROG_SYS_ENTER);
-	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_KILL) {
+	if (HF_ANSWER_ACTION(call.enforced) < HF_A_KILL) {
 		hf_count_audits(&call, HF_PROG_SYS_ENTER, HF_NO_HOOK, said);
 		return 0;
 	}
 	if (hf_glass_is_broken())
-		hf_count_call(&call, call.e.enforced, HF_GIVEN_AUDIT, HF_PROG_SYS_ENTER, HF_NO_HOOK);
+		hf_count_call(&call, call.enforced, HF_GIVEN_AUDIT, HF_PROG_SYS_ENTER, HF_NO_HOOK);
 	else if (bpf_send_signal(HF_SIGKILL))
 		hf_helper_failed(HF_PROG_SYS_ENTER, HF_HELPER_SEND_SIGNAL);
 	else
-		said->what = hf_count_call(&call, call.e.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER,
+		said->what = hf_count_call(&call, call.enforced, HF_GIVEN_KILL_AFTER_EFFECT, HF_PROG_SYS_ENTER,
 					   HF_NO_HOOK);
 	return 0;
 }

@@ -20,7 +20,7 @@ HF_HASH(clauses, BPF_MAP_TYPE_HASH, struct hf_clause_key, struct hf_clause, 5242
  * 64 clauses. */
 HF_INLINE __u64 hf_greatest(__u64 a, __u64 b)
 {
-	return a ^ ((a ^ b) & -hf_less(a, b));
+	return a ^ (a ^ b) * hf_less(a, b);
 }
 
 HF_INLINE __u64 hf_holds(const struct hf_condition *condition, __u64 argument)
@@ -67,11 +67,11 @@ static __attribute__((noinline)) long hf_next_clause(__u32 index, struct hf_eval
 	e->so_far &= hf_holds(&clause->condition[5], e->argument[5]);
 	ends = 1 - hf_differs(clause->flags & HF_CL_AND_NEXT, 0);
 	answers = e->so_far & ends & hf_differs(clause->policy, e->answered);
-	e->answered ^= (e->answered ^ clause->policy) & -answers;
-	answer = HF_ANSWER(clause->action, clause->rule) & -answers;
-	audit = -hf_differs(clause->flags & HF_CL_AUDIT_MODE, 0);
-	e->audited = hf_greatest(e->audited, answer & audit);
-	e->enforced = hf_greatest(e->enforced, answer & ~audit);
+	e->answered ^= (e->answered ^ clause->policy) * answers;
+	answer = HF_ANSWER(clause->action, clause->rule) * answers;
+	audit = hf_differs(clause->flags & HF_CL_AUDIT_MODE, 0);
+	e->audited = hf_greatest(e->audited, answer * audit);
+	e->enforced = hf_greatest(e->enforced, answer * (1 - audit));
 	e->so_far |= ends;
 	return 0;
 }
@@ -99,14 +99,36 @@ HF_INLINE void hf_evaluate(struct hf_evaluation *e, __u32 count, __u16 program)
 		hf_helper_failed(program, HF_HELPER_CLAUSE);
 }
 
+/* What the clauses of a set answer to the current call: those of policies in mode Enforce in the lower half, those
+ * of policies in mode Audit in the upper. A global function of numbers: the verifier walks it once, whoever calls. */
+__attribute__((noinline)) __u64 hf_answers(__u64 abi_set, __u64 clauses_nr, __u32 program)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct hf_evaluation e = {};
+	long failed;
+
+	e.key.set = abi_set;
+	e.key.abi = abi_set >> 32;
+	e.key.nr = clauses_nr;
+	failed = hf_read_arguments(hf_regs(task), e.key.abi, e.argument);
+	hf_evaluate(&e, clauses_nr >> 32, program);
+	/* Last, or the verifier would walk all clauses once more. */
+	if (failed)
+		hf_helper_failed(program, HF_HELPER_PROBE_READ);
+	return e.enforced | e.audited << 32;
+}
+
 /* --- the current call -------------------------------------------------------------------------------------------- */
 
 struct hf_call {
 	const struct hf_workload *wl;
 	__u32 index; /* of the workload */
 	const struct hf_syscall *entry;
-	const struct pt_regs *regs;
-	struct hf_evaluation e;
+	__u32 set;
+	__u32 abi;
+	__u32 nr;
+	__u32 enforced; /* the answer of the policies in mode Enforce */
+	__u32 audited;	/* of those in mode Audit, apart */
 };
 
 /* Does a rule of the current task's workload speak of its call? The cheapest questions first: nearly every task ends at
@@ -124,9 +146,8 @@ HF_INLINE int hf_find(struct hf_call *call)
 	flags = BPF_CORE_READ(task, flags);
 	if (flags & HF_PF_KTHREAD)
 		return 0;
-	call->regs = hf_regs(task);
 	key.set = call->wl->sys_set;
-	hf_read_number(task, call->regs, &key.abi, &key.nr);
+	hf_read_number(task, hf_regs(task), &key.abi, &key.nr);
 	if (flags & HF_PF_IO_WORKER) {
 		/* Its registers are a copy of some other thread's. */
 		key.abi = HF_ABI_NATIVE;
@@ -139,9 +160,9 @@ HF_INLINE int hf_find(struct hf_call *call)
 		call->entry = bpf_map_lookup_elem(&syscalls, &key);
 	}
 #endif
-	call->e.key.set = key.set;
-	call->e.key.abi = key.abi;
-	call->e.key.nr = key.nr;
+	call->set = key.set;
+	call->abi = key.abi;
+	call->nr = key.nr;
 	return call->entry != NULL;
 }
 
@@ -151,10 +172,10 @@ HF_INLINE int hf_find_others(struct hf_call *call)
 	struct hf_syscall_key key = {};
 
 	/* The same set, abi and task as in hf_find, which leaves no set where there is nothing to ask. */
-	if (!call->e.key.set)
+	if (!call->set)
 		return 0;
-	key.set = call->e.key.set;
-	key.abi = call->e.key.abi;
+	key.set = call->set;
+	key.abi = call->abi;
 	key.nr = HF_NR_ANY;
 	call->entry = bpf_map_lookup_elem(&syscalls, &key);
 	return call->entry != NULL;
@@ -163,12 +184,14 @@ HF_INLINE int hf_find_others(struct hf_call *call)
 /* The answers to the call; none where it is too early to speak to this process. */
 HF_INLINE void hf_answer(struct hf_call *call, __u16 program)
 {
-	if (hf_read_arguments(call->regs, call->e.key.abi, call->e.argument))
-		hf_helper_failed(program, HF_HELPER_PROBE_READ);
-	hf_evaluate(&call->e, call->entry->clauses, program);
-	if (HF_ANSWER_ACTION(call->e.enforced | call->e.audited) && hf_is_exempt(call->wl)) {
-		call->e.enforced = 0;
-		call->e.audited = 0;
+	__u64 answers = hf_answers(call->set | (__u64)call->abi << 32,
+				   call->nr | (__u64)call->entry->clauses << 32, program);
+
+	call->enforced = answers;
+	call->audited = answers >> 32;
+	if (HF_ANSWER_ACTION(call->enforced | call->audited) && hf_is_exempt(call->wl)) {
+		call->enforced = 0;
+		call->audited = 0;
 	}
 }
 
@@ -200,19 +223,19 @@ HF_INLINE __u64 hf_count_call(const struct hf_call *call, __u64 answer, __u8 giv
 /* Where the call goes ahead: what is watched, and what policies in mode Audit would have made stricter. */
 HF_INLINE void hf_count_audits(const struct hf_call *call, __u16 program, __u32 hook, struct hf_said *said)
 {
-	__u64 enforced = HF_ANSWER_ACTION(call->e.enforced);
+	__u64 enforced = HF_ANSWER_ACTION(call->enforced);
 
 	if (enforced == HF_A_AUDIT)
-		said->what = hf_count_call(call, call->e.enforced, HF_GIVEN_AUDIT, program, hook);
-	if (HF_ANSWER_ACTION(call->e.audited) > enforced)
-		said->also = hf_count_call(call, call->e.audited, HF_GIVEN_AUDIT, program, hook);
+		said->what = hf_count_call(call, call->enforced, HF_GIVEN_AUDIT, program, hook);
+	if (HF_ANSWER_ACTION(call->audited) > enforced)
+		said->also = hf_count_call(call, call->audited, HF_GIVEN_AUDIT, program, hook);
 }
 
 HF_INLINE void hf_begin_saying(struct hf_said *said, const struct hf_call *call)
 {
 	said->who = HF_WHO(call->index, call->wl->sys_set);
-	said->abi = call->e.key.abi;
-	said->nr = call->e.key.nr;
+	said->abi = call->abi;
+	said->nr = call->nr;
 }
 
 /* On a hook: is the current call to be refused here? Counts what it answers. */
@@ -227,22 +250,22 @@ static __attribute__((noinline)) int hf_refused(__u32 hook, struct hf_said *said
 	if (!(call.entry->hooks >> (hook & 63) & 1))
 		return 0;
 	hf_answer(&call, HF_PROG_SYSCALL);
-	if (HF_ANSWER_ACTION(call.e.enforced) < HF_A_DENY) {
+	if (HF_ANSWER_ACTION(call.enforced) < HF_A_DENY) {
 		hf_count_audits(&call, HF_PROG_SYSCALL, hook, said);
 		return 0;
 	}
 	if (hf_glass_is_broken()) {
-		hf_count_call(&call, call.e.enforced, HF_GIVEN_AUDIT, HF_PROG_SYSCALL, hook);
+		hf_count_call(&call, call.enforced, HF_GIVEN_AUDIT, HF_PROG_SYSCALL, hook);
 		return 0;
 	}
-	if (HF_ANSWER_ACTION(call.e.enforced) == HF_A_KILL) {
+	if (HF_ANSWER_ACTION(call.enforced) == HF_A_KILL) {
 		/* The hook's error keeps the call from happening; the signal ends the process after it. */
 		if (bpf_send_signal(HF_SIGKILL))
 			hf_helper_failed(HF_PROG_SYSCALL, HF_HELPER_SEND_SIGNAL);
 		else
 			given = HF_GIVEN_DENY_AND_KILL;
 	}
-	said->what = hf_count_call(&call, call.e.enforced, given, HF_PROG_SYSCALL, hook);
+	said->what = hf_count_call(&call, call.enforced, given, HF_PROG_SYSCALL, hook);
 	return 1;
 }
 

@@ -2,8 +2,8 @@
 # Writes docs/commands.md from what the programs say of themselves: `make generate`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cargo build --quiet -p holdfast-agent -p holdfast-operator -p kubectl-holdfast
-PATH=$PWD/target/debug:$PATH
+cargo build --quiet --workspace --bins
+PATH=$PWD/target/$(rustc --print host-tuple)/debug:$PATH
 # Defaults, not what this shell has set.
 for name in $(env | sed -n 's/^\(HOLDFAST_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
 

@@ -1,13 +1,9 @@
-//! Programs of this tree, built while tests run: as usual, and for the guests of [`crate::vm`], which hold no shared
-//! libraries, linked statically.
+//! Programs of this tree, built while tests run. They are static, so that the guests of [`crate::vm`], which hold no shared
+//! libraries, can run them too.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{process::tail, tools};
 
@@ -30,72 +26,48 @@ fn cargo() -> Command {
     command
 }
 
-/// The program of a package, both of this name, as the usual build makes it in `target/debug`. Built once in the life of
-/// this program; cargo decides what is left to do.
+/// Where cargo puts the programs of this tree: `.cargo/config.toml` names the target, so that they can be static.
+fn folder() -> PathBuf {
+    tools::root().join("target").join(TARGET).join("debug")
+}
+
+/// A program of this tree. All are built, once in the life of this program and with the features that the tests were built
+/// with, so that nothing is compiled twice; cargo decides what is left to do.
 ///
 /// # Errors
 /// When cargo fails; the error holds the end of what it said.
-pub fn program(package: &'static str) -> Result<PathBuf> {
-    static BUILT: Mutex<Vec<&str>> = Mutex::new(Vec::new());
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if !built.contains(&package) {
-        let output =
-            cargo().args(["build", "--quiet", "-p", package]).output().context("cannot run cargo")?;
+pub fn program(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let build = || -> Result<()> {
+        let output = cargo()
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .output()
+            .context("cannot run cargo")?;
         if !output.status.success() {
-            bail!("building {package} failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));
+            bail!("building the programs failed:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 40));
         }
-        built.push(package);
-    }
-    Ok(tools::root().join("target/debug").join(package))
+        Ok(())
+    };
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)?;
+    let path = folder().join(name);
+    ensure!(path.is_file(), "there is no program {}", path.display());
+    Ok(path)
 }
 
-/// The statically linked programs.
-#[derive(Clone, Debug)]
-pub struct StaticBinaries {
-    /// `holdfast-agent`.
-    pub agent: PathBuf,
-    /// `scenarios`, the scenario runner of this crate.
-    pub scenarios: PathBuf,
-}
-
-/// Builds the agent and the scenario runner, linked statically, once in the life of this program; cargo decides what
-/// is left to do. They go to `target/x86_64-unknown-linux-gnu/debug`, so that the usual build keeps its own cache: the
-/// flags reach nothing that is built for the host itself, such as build scripts and procedural macros.
+/// A program of this tree for a guest, whose files sit in its memory: without debug information.
 ///
 /// # Errors
-/// When cargo fails; the error holds the end of what it said.
-pub fn static_binaries() -> Result<StaticBinaries> {
-    static BUILT: OnceLock<Result<StaticBinaries, String>> = OnceLock::new();
-    let build = || build("scenarios").map(|(agent, scenarios)| StaticBinaries { agent, scenarios });
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
-}
-
-/// Builds the agent and the program `demo`, likewise.
-///
-/// # Errors
-/// When cargo fails; the error holds the end of what it said.
-pub fn static_demo() -> Result<(PathBuf, PathBuf)> {
-    build("demo")
-}
-
-/// Builds the agent and another program, which is of this crate.
-fn build(program: &str) -> Result<(PathBuf, PathBuf)> {
-    let output = cargo()
-        .args(["build", "--quiet", "--target", TARGET])
-        .args(["-p", "holdfast-agent", "-p", "holdfast-tests", "--bin", "holdfast-agent", "--bin", program])
-        // A guest's files sit in its memory: no debug information.
-        .env(
-            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-            "-C target-feature=+crt-static -C strip=debuginfo",
-        )
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("building the static programs failed:\n{}", tail(&said, 40));
-    }
-    let folder = tools::root().join("target").join(TARGET).join("debug");
-    Ok((folder.join("holdfast-agent"), folder.join(program)))
+/// As [`program`], and when it cannot be stripped.
+pub fn guest_program(name: &str) -> Result<PathBuf> {
+    let whole = program(name)?;
+    let stripped = folder().join("stripped");
+    fs::create_dir_all(&stripped).with_context(|| stripped.display().to_string())?;
+    // Several tests may do so at once.
+    let new = tempfile::Builder::new().prefix(name).tempfile_in(&stripped)?.into_temp_path();
+    let output = Command::new("strip").arg("--strip-debug").arg("-o").arg(&new).arg(&whole).output();
+    let output = output.context("cannot run strip: install the Debian package binutils")?;
+    ensure!(output.status.success(), "strip: {}", String::from_utf8_lossy(&output.stderr));
+    let path = stripped.join(name);
+    new.persist(&path).with_context(|| path.display().to_string())?;
+    Ok(path)
 }

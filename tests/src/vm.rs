@@ -7,7 +7,7 @@
 //!
 //! let outcome = Vm::new(Kernel::Debian6_1)
 //!     .lsm_bpf(true)
-//!     .file("/bin/agent", "target/x86_64-unknown-linux-gnu/debug/holdfast-agent")?
+//!     .file("/bin/agent", holdfast_tests::builds::guest_program("holdfast-agent")?)?
 //!     .run("agent probe -o json >/results/probe.json", Duration::from_secs(60))?;
 //! assert_eq!(outcome.exit_code, 0, "{}", outcome.output);
 //! let table = &outcome.results["probe.json"];

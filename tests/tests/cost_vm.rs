@@ -22,10 +22,9 @@ fn most(cost: &Cost) -> f64 {
 
 #[test]
 fn policies_that_concern_nothing_of_what_a_workload_does_cost_it_little() -> Result<()> {
-    let built = builds::static_binaries()?;
     let outcome = Vm::new(Kernel::Debian6_12)
         .counted()
-        .file("/usr/bin/scenarios", built.scenarios)?
+        .file("/usr/bin/scenarios", builds::guest_program("scenarios")?)?
         .echo(std::env::var_os("HOLDFAST_ECHO").is_some())
         .run("scenarios cost --json /results/costs.json", TIMEOUT)?;
     let Some(costs) = outcome.results.get("costs.json") else {

@@ -9,13 +9,12 @@ use holdfast_tests::{builds, scenario::suite};
 fn every_scenario_passes_on_this_kernel() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let json = folder.path().join("verdicts.json");
-    let built = builds::static_binaries()?;
     let filter = suite::filter();
-    let status = Command::new(built.scenarios)
+    let status = Command::new(builds::program("scenarios")?)
         .args(["run", "--patience", "2", "--budgets", "keep", "--json"])
         .arg(&json)
         .arg("--agent")
-        .arg(built.agent)
+        .arg(builds::program("holdfast-agent")?)
         .args(filter.iter().flat_map(|filter| ["--filter", filter]))
         .status()
         .context("cannot run the scenarios")?;

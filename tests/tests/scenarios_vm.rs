@@ -15,7 +15,6 @@ const TIMEOUT: Duration = Duration::from_mins(25);
 const PATIENCE: &str = "4";
 
 fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
-    let built = builds::static_binaries()?;
     let mechanism = if lsm_bpf { "lsm" } else { "fmod_ret" };
     let only = match (kernel, lsm_bpf) {
         (Kernel::Debian6_12, true) => Only::All,
@@ -28,8 +27,8 @@ fn pass(kernel: Kernel, lsm_bpf: bool) -> Result<()> {
     let named = filter.as_ref().map_or_else(String::new, |filter| format!("--filter '{filter}' "));
     let outcome = Vm::new(kernel)
         .lsm_bpf(lsm_bpf)
-        .file("/usr/bin/scenarios", built.scenarios)?
-        .file("/usr/bin/holdfast-agent", built.agent)?
+        .file("/usr/bin/scenarios", builds::guest_program("scenarios")?)?
+        .file("/usr/bin/holdfast-agent", builds::guest_program("holdfast-agent")?)?
         .program("crun", "crun")?
         .program("runc", "runc")?
         .echo(std::env::var_os("HOLDFAST_ECHO").is_some())

@@ -83,11 +83,10 @@ fn kernel_6_12_boots_without_bpf_in_lsm() -> Result<()> {
 
 #[test]
 fn the_static_programs_run_in_a_guest_and_an_exit_code_and_large_results_come_back() {
-    let built = builds::static_binaries().unwrap();
     let outcome = Vm::new(Kernel::Debian6_1)
-        .file("/usr/bin/scenarios", built.scenarios)
+        .file("/usr/bin/scenarios", builds::guest_program("scenarios").unwrap())
         .unwrap()
-        .file("/usr/bin/holdfast-agent", built.agent)
+        .file("/usr/bin/holdfast-agent", builds::guest_program("holdfast-agent").unwrap())
         .unwrap()
         .run(
             "scenarios >/tmp/usage; head -n 1 /tmp/usage

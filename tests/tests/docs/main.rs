@@ -167,10 +167,8 @@ impl Reader {
 
 /// The folder of the programs of this tree, which are built by this.
 fn programs() -> Result<PathBuf> {
-    for package in ["holdfast-operator", "holdfast-agent", "kubectl-holdfast"] {
-        builds::program(package)?;
-    }
-    Ok(tools::root().join("target/debug"))
+    let agent = builds::program("holdfast-agent")?;
+    Ok(agent.parent().context("a program without a folder")?.to_path_buf())
 }
 
 #[tokio::test(flavor = "multi_thread")]

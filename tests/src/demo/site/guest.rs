@@ -39,7 +39,7 @@ impl Guest {
     /// # Errors
     /// When a program or a tool is missing, or it ends first.
     pub fn new(kernel: Kernel, lsm_bpf: bool) -> Result<Self> {
-        let (agent, demo) = builds::static_demo()?;
+        let (agent, demo) = (builds::guest_program("holdfast-agent")?, builds::guest_program("demo")?);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let at = SocketAddr::from((HOST, listener.local_addr()?.port()));
