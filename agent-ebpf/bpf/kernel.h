@@ -114,6 +114,12 @@ struct dentry {
 	struct qstr d_name;
 	struct inode *d_inode;
 	struct super_block *d_sb;
+	unsigned char d_iname[32]; /* where a short name is; longer in some kernels */
+};
+struct dentry___since_6_14 {
+	union {
+		unsigned char string[32];
+	} d_shortname;
 };
 struct vfsmount {
 	struct dentry *mnt_root;

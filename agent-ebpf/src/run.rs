@@ -84,8 +84,9 @@ impl Progress {
 
 /// The time between two proofs that the kernel does what it should.
 const PROVE_EVERY: Duration = Duration::from_mins(1);
-/// How soon after a change it is proven; changes that follow each other are proven together.
-const PROVE_AFTER: Duration = Duration::from_millis(150);
+/// How soon after a change it is proven, and how soon at the latest where others follow: while something is proven, the next
+/// change waits.
+const PROVE_AFTER: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(2));
 /// How soon after a proof that failed there is another: late enough for the failure to be reported.
 const PROVE_AGAIN: Duration = Duration::from_secs(5);
 /// A machine that slept this long has just woken.
@@ -361,12 +362,33 @@ enum Wake {
     Stop,
 }
 
+/// When there is a proof next.
+struct Proofs {
+    next: tokio::time::Instant,
+    /// Without a change.
+    regular: tokio::time::Instant,
+    /// The first change that is not proven.
+    since: Option<tokio::time::Instant>,
+}
+
+impl Proofs {
+    fn after(pause: Duration) -> Self {
+        let next = tokio::time::Instant::now() + pause;
+        Self { next, regular: next, since: None }
+    }
+
+    fn change(&mut self, now: tokio::time::Instant) {
+        let since = *self.since.get_or_insert(now);
+        self.next = (now + PROVE_AFTER.0).min(since + PROVE_AFTER.1).min(self.regular);
+    }
+}
+
 impl Main {
     async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         self.tree = Tree::walk(&self.places.cgroup_root)?;
         let mut walk = tokio::time::interval(WALK_EVERY);
-        let mut prove = tokio::time::Instant::now() + PROVE_EVERY;
+        let mut proofs = Proofs::after(PROVE_EVERY);
         let mut asleep = asleep();
         let mut glass = tokio::time::interval(GLASS_EVERY);
         walk.reset();
@@ -389,7 +411,7 @@ impl Main {
                 }
                 _ = walk.tick() => Wake::Walk,
                 _ = glass.tick() => Wake::Glass,
-                () = tokio::time::sleep_until(prove) => Wake::Prove,
+                () = tokio::time::sleep_until(proofs.next) => Wake::Prove,
                 () = tokio::time::sleep_until(due), if retry.is_some() => Wake::Retry,
             };
             let again = matches!(wake, Wake::Retry);
@@ -403,14 +425,14 @@ impl Main {
                     differs | self.met_other_roots()
                 }
                 Wake::Prove => {
-                    prove = tokio::time::Instant::now() + self.prove();
+                    proofs = Proofs::after(self.prove());
                     false
                 }
                 Wake::Glass => {
                     let now = self::asleep();
                     if now > asleep + SLEPT {
                         info!("the machine slept: what is in force is proven anew");
-                        prove = tokio::time::Instant::now();
+                        proofs = Proofs::after(Duration::ZERO);
                     }
                     asleep = now;
                     self.look_at_glass()
@@ -419,7 +441,7 @@ impl Main {
             if act {
                 // A proof that failed is told of before it is made again.
                 if self.progress.borrow().proof.outcome != Outcome::Failed {
-                    prove = prove.min(tokio::time::Instant::now() + PROVE_AFTER);
+                    proofs.change(tokio::time::Instant::now());
                 }
                 retry = match (self.apply(), retry) {
                     (true, _) => None,

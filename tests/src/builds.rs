@@ -48,7 +48,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
         }
         Ok(())
     };
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)?;
+    BUILT
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)?;
     let path = folder().join(name);
     ensure!(path.is_file(), "there is no program {}", path.display());
     Ok(path)

@@ -16,7 +16,7 @@
 //!
 //! The guest has the kernel command line `lsm=lockdown,capability,landlock,yama[,bpf]`; proc, sysfs, cgroup v2 (all
 //! controllers on), bpffs, securityfs, tracefs and debugfs at their usual places; `lo` up; [`DEFAULT_MODULES`] loaded.
-//! At most two guests run at once on a machine, over all test programs: a third waits for its turn.
+//! At most three guests run at once on a machine, over all test programs; others wait for their turn.
 
 mod cpio;
 mod modules;
@@ -44,7 +44,7 @@ use crate::{
 pub const DEFAULT_MODULES: [&str; 7] = ["veth", "bridge", "dummy", "overlay", "tcp_diag", "udp_diag", "sctp"];
 
 /// How many guests may run at once.
-const SLOTS: usize = 2;
+pub const SLOTS: usize = 3;
 
 /// A kernel that `make setup` fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,12 +17,14 @@ pub async fn until<T>(
 ) -> Result<T> {
     let began = Instant::now();
     loop {
+        let asked = Instant::now();
         if let Some(answer) = condition().await? {
             return Ok(answer);
         }
         if began.elapsed() > timeout {
             bail!("still not so after {timeout:?}: {what}");
         }
-        tokio::time::sleep(POLL).await;
+        // What is dear to ask, such as by kubectl, would else take the processor from what it asks about.
+        tokio::time::sleep(POLL.max(asked.elapsed())).await;
     }
 }

@@ -144,7 +144,7 @@ impl Rig {
         let mut pending = None;
         let outcome = until(PATIENCE, "controllers have taken up the release", async || {
             self.say_that_pods_run().await?;
-            let all = objects(&self.cluster)?;
+            let all = objects(&self.cluster).await?;
             let mut ours = Objects::new();
             for object in &wanted {
                 let key = key(object);
@@ -173,7 +173,7 @@ impl Rig {
     async fn only_crds_are_left(&self, scenario: &str, before: &Objects) -> Result<()> {
         let mut left = Vec::new();
         let outcome = until(PATIENCE, "only the CRDs are left", async || {
-            let now = objects(&self.cluster)?;
+            let now = objects(&self.cluster).await?;
             left = now
                 .keys()
                 .filter(|key| !before.contains_key(*key) && !is_of_the_crds(key))
@@ -194,7 +194,7 @@ impl Rig {
 #[tokio::test]
 async fn each_scenario_is_installed_and_removed_without_a_trace_but_the_crds() -> Result<()> {
     let rig = Rig::start().await?;
-    let before = objects(&rig.cluster)?;
+    let before = objects(&rig.cluster).await?;
     for scenario in chart::scenarios()? {
         let notes = rig.apply("install", &scenario)?;
         assert!(
@@ -218,14 +218,14 @@ async fn each_scenario_is_installed_and_removed_without_a_trace_but_the_crds() -
 #[tokio::test]
 async fn each_scenario_is_upgraded_to_from_the_one_before_and_again_without_a_change() -> Result<()> {
     let rig = Rig::start().await?;
-    let before = objects(&rig.cluster)?;
+    let before = objects(&rig.cluster).await?;
     for (position, scenario) in chart::scenarios()?.iter().enumerate() {
         rig.apply(if position == 0 { "install" } else { "upgrade" }, scenario)?;
         let first = rig.settled(&scenario.name).await?;
         // What the scenario before had, and this one has not, is gone.
         let mut strangers = Vec::new();
         let outcome = until(PATIENCE, "what is no longer part of the release is gone", async || {
-            let all = objects(&rig.cluster)?;
+            let all = objects(&rig.cluster).await?;
             let stays = |key: &Key| {
                 before.contains_key(key)
                     || first.contains_key(key)

@@ -284,10 +284,10 @@ fn may_stay(key: &Key) -> bool {
 
 /// Waits until no controller has anything left to do.
 async fn settled(stage: &Stage) -> Result<Objects> {
-    let mut last = (objects(&stage.cluster)?, Instant::now());
+    let mut last = (objects(&stage.cluster).await?, Instant::now());
     stage
         .until("nothing changes for three seconds", async || {
-            let now = objects(&stage.cluster)?;
+            let now = objects(&stage.cluster).await?;
             if !differences(&last.0, &now).is_empty() {
                 last = (now, Instant::now());
                 return Ok(None);
@@ -450,7 +450,7 @@ async fn uninstall(stage: &Stage, before: &Objects) -> Result<()> {
     stage.helm(&format!("uninstall {RELEASE}"), &["--wait", "--timeout", "3m"]).await?;
     let mut left = Vec::new();
     let outcome = until(PATIENCE, "only the CRDs are left", async || {
-        let now = objects(&stage.cluster)?;
+        let now = objects(&stage.cluster).await?;
         let more = now.keys().filter(|key| !before.contains_key(*key) && !may_stay(key));
         left = more.filter(|(kind, _, _)| kind != "WorkloadPolicy.holdfast.dev").cloned().collect();
         Ok(left.is_empty().then_some(now))

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,7 +67,12 @@ impl Target {
                 if !metadata.is_file() {
                     return Ok(Self::Stream { file, torn: false });
                 }
-                let (size, max_bytes, files) = (metadata.len(), *max_bytes, (*files).max(1));
+                let (mut size, max_bytes, files) = (metadata.len(), *max_bytes, (*files).max(1));
+                let mut file = file;
+                if is_torn(path, size)? {
+                    write_all(&mut file, b"\n")?;
+                    size += 1;
+                }
                 Ok(Self::Rotated(Rotated { path: path.clone(), file, size, max_bytes, files }))
             }
         }
@@ -104,6 +109,13 @@ pub fn is_pipe(path: &Path) -> bool {
 /// Only the agent's user may read what processes were called with.
 fn open(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Whether an agent, or its machine, ended in the middle of the last line: what follows has to begin on a line of its own.
+fn is_torn(path: &Path, size: u64) -> io::Result<bool> {
+    let mut last = [0];
+    let Some(at) = size.checked_sub(1) else { return Ok(false) };
+    Ok(File::open(path)?.read_at(&mut last, at)? == 1 && last != *b"\n")
 }
 
 fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
@@ -210,6 +222,16 @@ mod tests {
         let mut single = target(&path, 6, 1);
         single.write(b"x\n").expect("written");
         assert_eq!((read(&path, ""), read(&path, ".1")), ("x\n".to_owned(), "one\n".to_owned()));
+    }
+
+    #[test]
+    fn a_line_that_an_agent_died_in_is_not_continued() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("events");
+        fs::write(&path, "one\nhal").expect("written");
+        target(&path, 100, 2).write(b"two\n").expect("written");
+        target(&path, 100, 2).write(b"three\n").expect("written");
+        assert_eq!(read(&path, ""), "one\nhal\ntwo\nthree\n");
     }
 
     #[test]

@@ -3,6 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
+use http::Request;
+use kube::{
+    Client,
+    discovery::{ApiResource, Discovery, verbs},
+};
 use serde_json::Value;
 
 use crate::controlplane::ControlPlane;
@@ -26,17 +32,38 @@ pub fn key(object: &Value) -> Key {
 /// All objects of all kinds that can be listed and deleted, but Events, which time removes.
 ///
 /// # Errors
-/// When kubectl cannot list them.
-pub fn objects(cluster: &ControlPlane) -> Result<Objects> {
-    let kinds = cluster.kubectl(&["api-resources", "--verbs=list,delete", "--output=name"])?;
-    let kinds: Vec<_> =
-        kinds.lines().filter(|kind| !matches!(*kind, "events" | "events.events.k8s.io")).collect();
-    let kinds = kinds.join(",");
-    let listed =
-        cluster.kubectl(&["get", &kinds, "--all-namespaces", "--show-managed-fields", "--output=json"])?;
-    let mut listed: Value = serde_json::from_str(&listed)?;
-    let items = listed["items"].as_array_mut().context("kubectl printed no list")?;
-    Ok(std::mem::take(items).into_iter().map(|item| (key(&item), item)).collect())
+/// When the API server does not list them.
+pub async fn objects(cluster: &ControlPlane) -> Result<Objects> {
+    let client = cluster.client().await?;
+    let kinds = Discovery::new(client.clone()).run_aggregated().await?;
+    let kinds = kinds.groups().flat_map(kube::discovery::ApiGroup::resources_by_stability);
+    let kinds = kinds.filter(|(kind, can)| {
+        kind.kind != "Event" && can.supports_operation(verbs::LIST) && can.supports_operation(verbs::DELETE)
+    });
+    let lists = stream::iter(kinds.map(|(kind, _)| list(client.clone(), kind))).buffer_unordered(8);
+    Ok(lists.try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+}
+
+/// All objects of one kind, with kind and version, which an item of a list does not repeat.
+async fn list(client: Client, kind: ApiResource) -> Result<Vec<(Key, Value)>> {
+    let path = match kind.group.as_str() {
+        "" => format!("/api/{}/{}", kind.version, kind.plural),
+        group => format!("/apis/{group}/{}/{}", kind.version, kind.plural),
+    };
+    let mut listed: Value = match client.request(Request::get(&path).body(Vec::new())?).await {
+        // A kind that was removed in the meantime has no objects.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
+        listed => listed.with_context(|| path.clone())?,
+    };
+    let items = listed["items"].as_array_mut().with_context(|| format!("{path} is no list"))?;
+    Ok(std::mem::take(items)
+        .into_iter()
+        .map(|mut item| {
+            item["apiVersion"] = kind.api_version.clone().into();
+            item["kind"] = kind.kind.clone().into();
+            (key(&item), item)
+        })
+        .collect())
 }
 
 /// What was written to an object but by those who write its status, and when. It is equal only if no write, not even one

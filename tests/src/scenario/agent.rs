@@ -122,10 +122,8 @@ impl Home {
     pub(super) fn resident(&self) -> Result<u64> {
         let pid = self.agent.as_ref().context("no agent runs")?.id();
         let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-        ["RssAnon:", "RssShmem:"].into_iter().try_fold(0, |sum, name| {
-            let line = status.lines().find(|line| line.starts_with(name)).context(name)?;
-            Ok(sum + line.split_whitespace().nth(1).context(name)?.parse::<u64>()?)
-        })
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).context("no RssAnon")?;
+        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
     }
 
     /// The time that processors gave to the agent, for itself and for the kernel.
@@ -134,7 +132,9 @@ impl Home {
         let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
         // Behind the name, which is in parentheses: proc(5) counts from 1, and these are the 14th and 15th.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |field: usize| fields.get(field - 3).and_then(|ticks| ticks.parse::<u64>().ok()).context("no times");
+        let ticks = |field: usize| {
+            fields.get(field - 3).and_then(|ticks| ticks.parse::<u64>().ok()).context("no times")
+        };
         let per_second = rustix::param::clock_ticks_per_second();
         let time = |ticks: u64| Duration::from_millis(ticks * 1000 / per_second);
         Ok(format!("{:?} of its own, {:?} in the kernel", time(ticks(14)?), time(ticks(15)?)))
@@ -284,7 +284,11 @@ fn starts(rig: &mut Rig) -> Result<()> {
         ensure!(now < START * 40 * rig.patience, "never in force:\n{}", home.log());
     }
     home.ready(rig)?;
-    println!("      from start to in force: {took:?}, to ready: {:?}; processor: {}", began.elapsed(), home.processor()?);
+    println!(
+        "      from start to in force: {took:?}, to ready: {:?}; processor: {}",
+        began.elapsed(),
+        home.processor()?
+    );
     ensure!(!rig.budgets || took < START * rig.patience, "in force after {took:?}:\n{}", home.log());
     only_db(rig, &home)
 }
@@ -326,7 +330,8 @@ fn latency(rig: &mut Rig) -> Result<()> {
     let (socket, _) = inside.open(Op::UdpOpen { at, connect: None, recverr: false })?;
     let mut times = Vec::new();
     let mut word = 0;
-    for round in 0..100 {
+    // Emulated processors have no budget.
+    for round in 0..if rig.patience > 2 { 20 } else { 100 } {
         // In force is seen by the permission that it gives.
         let (blocks, to) = if round % 2 == 0 { (TO_FRONT, front) } else { (TO_DB, db) };
         let began = Instant::now();

@@ -454,10 +454,11 @@ fn burst_of_audits(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
-/// The lines of the agent's file.
+/// The lines of the agent's file, but for one that is being written.
 fn lines(home: &Home) -> Result<Vec<Event>> {
     let text = fs::read_to_string(home.events())?;
-    text.lines().map(|line| Event::from_line(line).with_context(|| line.to_owned())).collect()
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| Event::from_line(line).with_context(|| line.to_owned())).collect()
 }
 
 /// What is told of refusals by default, with what is told to be lost.
