@@ -6,7 +6,7 @@
  * with 0 leave the answer to whatever follows: so there is no earlier answer to pass on, and hooks whose neutral answer
  * is not 0 are left alone. */
 #include "syscall.h"
-#include "access.h"
+#include "at_hook.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
