@@ -166,34 +166,23 @@ HF_INLINE int hf_is_concerned(void)
 }
 
 /* Can the first (or second) name of a path that some rule on files speaks of begin like this one? By its first two bytes, of
- * which the second is 0 where there is none. */
+ * which the second is 0 where there is none. 1 where that takes a call to find out: a name that is shorter than what a
+ * dentry has room for is nowhere else (fs/dcache.c, __d_alloc). */
 HF_INLINE int hf_may_be(const __u64 *beginnings, struct dentry *dentry)
 {
 	struct dentry___since_6_14 *newer = (void *)dentry;
-	/* Length and hash are one number, with the length above (include/linux/stringhash.h). */
-	int is_short = dentry->d_name.hash_len >> 32 < sizeof(dentry->d_iname);
-	__u32 one, other, bit;
+	__u32 one = 0, other = 0, bit;
 
-	/* A name that is shorter than what a dentry has room for is nowhere else (fs/dcache.c, __d_alloc), and is read
-	 * without a call. The compiler is kept from joining the loads of several ways to one, whose pointers the verifier
-	 * could not tell apart. */
-	if (is_short && bpf_core_field_exists(dentry->d_iname)) {
+	if (dentry->d_name.len >= sizeof(dentry->d_iname))
+		return 1;
+	if (bpf_core_field_exists(dentry->d_iname)) {
 		one = dentry->d_iname[0];
 		other = dentry->d_iname[1];
-		HF_OPAQUE(one);
-		HF_OPAQUE(other);
-	} else if (is_short && bpf_core_field_exists(newer->d_shortname)) {
+	} else if (bpf_core_field_exists(newer->d_shortname)) {
 		one = newer->d_shortname.string[0];
 		other = newer->d_shortname.string[1];
-		HF_OPAQUE(one);
-		HF_OPAQUE(other);
 	} else {
-		__u8 bytes[2] = {};
-
-		if (bpf_probe_read_kernel(bytes, sizeof(bytes), dentry->d_name.name))
-			return 1;
-		one = bytes[0];
-		other = bytes[1];
+		return 1;
 	}
 	bit = HF_BEGINNING(one, other);
 	return beginnings[bit / 64] >> (bit % 64) & 1;

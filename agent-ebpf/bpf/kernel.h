@@ -106,7 +106,13 @@ struct inode {
 	struct super_block *i_sb;
 };
 struct qstr {
-	__u64 hash_len;
+	union {
+		struct {
+			__u32 hash;
+			__u32 len;
+		};
+		__u64 hash_len;
+	};
 	const unsigned char *name;
 };
 struct dentry {

@@ -128,12 +128,13 @@ pub fn load_program(program: &Program<'_>) -> Result<OwnedFd, LoadFailure> {
     match try_load(program, &mut []) {
         Ok(fd) => Ok(fd),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(quiet(error)),
-        Err(_) => {
-            let mut log = vec![0; 1 << 20];
-            let source = match try_load(program, &mut log) {
-                Ok(fd) => return Ok(fd),
-                Err(source) => source,
-            };
+        Err(source) => {
+            // Kernels before 6.4 keep the beginning of a log that is longer than this, and say ENOSPC: what is wrong
+            // stands at its end. This is as long as it may be; what is not written to takes no memory.
+            let mut log = vec![0; 1 << 29];
+            if let Ok(fd) = try_load(program, &mut log) {
+                return Ok(fd);
+            }
             let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
             let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
             Err(LoadFailure { source, log: lines[lines.len().saturating_sub(4)..].join(" / ") })
