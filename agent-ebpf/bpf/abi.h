@@ -24,6 +24,11 @@ struct hf_addr {
 #define HF_WL_ANY_REJECT (1u << 8)		 /* some refusal may be Reject: look at connect */
 #define HF_WL_WHOLE_HOST (1u << 9)		 /* a whole host: its loopback is itself */
 #define HF_WL_CONTAINER (1u << 10)		 /* has a mount namespace of its own, which its runtime makes */
+#define HF_WL_FILES (1u << 11)			 /* its access set has rules on files */
+
+/* Beginnings of names: a bit for the first two bytes. */
+#define HF_BEGINNING_WORDS 8
+#define HF_BEGINNING(a, b) (((a) * 37u + (b)) % (64 * HF_BEGINNING_WORDS))
 
 #define HF_NO_RULE 0xffff
 
@@ -38,6 +43,10 @@ struct hf_workload {
 	__u32 flags;
 	__u16 default_rule[2];	     /* by direction */
 	__u16 would_default_rule[2]; /* by direction */
+	__u32 pad;
+	/* Of the access set, here as most files that are opened need no more of it. */
+	__u64 first[HF_BEGINNING_WORDS];  /* how the first name of a path begins that rules on files speak of */
+	__u64 second[HF_BEGINNING_WORDS]; /* and the second */
 };
 
 /* Entities of an address, and what else is known of it. */
@@ -387,13 +396,8 @@ struct hf_automaton {
 #define HF_ACCESS_FILES 2
 #define HF_ACCESS_CAPABILITIES 4
 #define HF_ACCESS_REFUSES 8 /* some rule on paths, of an Enforce policy, refuses */
-/* Beginnings of names: a bit for the first two bytes. */
-#define HF_BEGINNING_WORDS 8
-#define HF_BEGINNING(a, b) (((a) * 37u + (b)) % (64 * HF_BEGINNING_WORDS))
 struct hf_access {
 	__u64 capabilities; /* a bit for each that some policy denies */
-	__u64 first[HF_BEGINNING_WORDS]; /* how the first name of a path begins that rules on files speak of */
-	__u64 second[HF_BEGINNING_WORDS]; /* and the second */
 	__u32 flags;
 	__u16 unknown_rule; /* of HF_ACCESS_REFUSES: the first such rule, which counts what cannot be told */
 	__u16 pad;

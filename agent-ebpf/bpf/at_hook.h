@@ -192,7 +192,7 @@ HF_INLINE int hf_may_be(const __u64 *beginnings, struct dentry *dentry)
  * mount namespace, below names there that no pattern can begin with. The way up to them is made of plain loads here, each of
  * which costs a small part of what it takes to read a name. 0 where that cannot be said. Kernels before 5.17 (HF_OLD) may
  * lack bpf_get_current_task_btf, which is of 5.11. */
-HF_INLINE int hf_is_elsewhere(const struct hf_asker *asker, struct file *file)
+HF_INLINE int hf_is_elsewhere(const struct hf_workload *wl, struct file *file)
 {
 #ifdef HF_OLD
 	return 0;
@@ -221,19 +221,23 @@ HF_INLINE int hf_is_elsewhere(const struct hf_asker *asker, struct file *file)
 	if (bpf_core_read(&over, sizeof(over), &hf_mount_of(mnt)->mnt_parent) || over.mount != root ||
 	    over.at != root->mnt.mnt_root)
 		return 0;
-	if (!hf_may_be(asker->access->first, first))
+	if (!hf_may_be(wl->first, first))
 		return 1;
-	return second && !hf_may_be(asker->access->second, second);
+	return second && !hf_may_be(wl->second, second);
 #endif
 }
 
 HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
-	struct hf_asker asker;
+	const struct hf_workload *wl;
+	__u32 index;
 
 	/* An overlayfs opens a file of a layer for each of its own. */
-	if (file->f_mode & HF_FMODE_NOACCOUNT || !hf_asks(&asker, HF_ACCESS_FILES) || hf_is_elsewhere(&asker, file))
+	if (file->f_mode & HF_FMODE_NOACCOUNT)
+		return 0;
+	wl = hf_workload_in(bpf_get_current_cgroup_id(), &index);
+	if (!wl || !(wl->flags & HF_WL_FILES) || hf_is_elsewhere(wl, file))
 		return 0;
 	return hf_on_open(hook, hf_argument(ctx, 0));
 }

@@ -30,6 +30,8 @@ pub mod workload_flags {
     pub const WHOLE_HOST: u32 = 1 << 9;
     /// Has a mount namespace of its own, which its runtime makes.
     pub const CONTAINER: u32 = 1 << 10;
+    /// Its access set has rules on files.
+    pub const FILES: u32 = 1 << 11;
 }
 
 /// Bits of [`Verdict::flags`].
@@ -216,6 +218,12 @@ mirrors! {
         default_rule: [u16; 2],
         /// The same with Audit policies taken as Enforce.
         would_default_rule: [u16; 2],
+        /// Zero.
+        pad: u32,
+        /// How the first name of a path begins that its rules on files speak of: see [`beginning`].
+        first: [u64; BEGINNING_WORDS],
+        /// And the second.
+        second: [u64; BEGINNING_WORDS],
     }
     /// What is known of an address.
     Address = "hf_address" {
@@ -349,10 +357,6 @@ mirrors! {
     Access = "hf_access" {
         /// A bit for each that some policy denies.
         capabilities: u64,
-        /// How the first name of a path begins that rules on files speak of: see [`beginning`].
-        first: [u64; BEGINNING_WORDS],
-        /// And the second.
-        second: [u64; BEGINNING_WORDS],
         /// [`access_flags`].
         flags: u32,
         /// Counts what cannot be told.

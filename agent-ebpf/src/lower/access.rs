@@ -125,11 +125,8 @@ pub(super) fn lower_set(
     }
     let capabilities =
         set.capabilities.keys().fold(0, |bits, capability| bits | 1u64 << (capability.number() & 63));
-    let [first, second] = set.files.as_ref().map(beginnings).unwrap_or_default();
     let row = abi::Access {
         capabilities,
-        first,
-        second,
         flags,
         unknown_rule: set.unknown.unwrap_or(abi::NO_RULE),
         pad: 0,
@@ -180,10 +177,10 @@ fn answer(answers: Answers) -> abi::AccessAnswer {
     }
 }
 
-type Beginnings = [u64; abi::BEGINNING_WORDS];
+pub(super) type Beginnings = [u64; abi::BEGINNING_WORDS];
 
 /// How the first name of a path may begin that leads anywhere, and how the second.
-fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
+pub(super) fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
     const DEAD: u16 = 0;
     const START: u16 = 1;
     let step = |state: u16, byte: u8| {

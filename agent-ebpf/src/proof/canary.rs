@@ -87,11 +87,15 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
         ..abi::Workload::default()
     };
     let egress = (workload_flags::ISOLATED | workload_flags::REJECT) << 1 | workload_flags::ANY_REJECT;
-    let access_set = if tables.access_sets.contains_key(&SET) { SET } else { 0 };
-    tables.workloads.insert(
-        OUT,
-        abi::Workload { net_set: SET, sys_set: SET, access_set, flags: base.flags | egress, ..base },
-    );
+    let mut out = abi::Workload { net_set: SET, sys_set: SET, flags: base.flags | egress, ..base };
+    if let Some(set) = tables.access_sets.get(&SET) {
+        out.access_set = SET;
+        if set.flags & access_flags::FILES != 0 {
+            out.flags |= workload_flags::FILES;
+            (out.first, out.second) = ([u64::MAX; abi::BEGINNING_WORDS], [u64::MAX; abi::BEGINNING_WORDS]);
+        }
+    }
+    tables.workloads.insert(OUT, out);
     let ingress = workload_flags::ISOLATED;
     tables.workloads.insert(IN, abi::Workload { net_set: SET, pod: IN, flags: base.flags | ingress, ..base });
     tables.cgroups.insert(cgroups.out, OUT);
@@ -158,7 +162,6 @@ fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanism
     let mut out = none;
     if write {
         (out.flags, out.files) = (out.flags | access_flags::FILES, every_path);
-        (out.first, out.second) = ([u64::MAX; abi::BEGINNING_WORDS], [u64::MAX; abi::BEGINNING_WORDS]);
         row(SET, access_kind::FILE, 1, 0, &[Operation::Write.index()]);
     }
     if capability {

@@ -65,6 +65,8 @@ struct Kernel<'a> {
     tables: &'a Tables,
     set: &'a AccessSet,
     number: u32,
+    /// As the workload's row has them.
+    opened: [Beginnings; 2],
 }
 
 impl Kernel<'_> {
@@ -91,9 +93,9 @@ impl Kernel<'_> {
         };
         match (names.next().filter(|name| !name.is_empty()), names.next().filter(|name| !name.is_empty())) {
             (None, _) => false,
-            (Some(first), None) => !may_be(&self.header().first, first),
+            (Some(first), None) => !may_be(&self.opened[0], first),
             (Some(first), Some(second)) => {
-                !may_be(&self.header().first, first) || !may_be(&self.header().second, second)
+                !may_be(&self.opened[0], first) || !may_be(&self.opened[1], second)
             }
         }
     }
@@ -168,7 +170,8 @@ fn the_rows_answer_what_was_compiled() {
             }
             for place in 0..scenario.workloads.len() {
                 let Some(set) = compiled.access_set(place) else { continue };
-                let kernel = Kernel { tables: &out.tables, set, number: numbers[&set.key] };
+                let opened = set.files.as_ref().map(beginnings).unwrap_or_default();
+                let kernel = Kernel { tables: &out.tables, set, number: numbers[&set.key], opened };
                 let same = |seen: CallOutcome, expected: CallOutcome| {
                     let mut met = cell.borrow_mut();
                     *met.1 += 1;
