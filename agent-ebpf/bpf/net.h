@@ -121,15 +121,6 @@ HF_INLINE __u64 hf_how(const struct hf_question *q)
 	return HF_HOW(HF_VERDICT_BITS_PORT, q->direction, q->proto, q->port);
 }
 
-/* 1 where a < b, else 0; both of 16 bits. Without a branch, as hf_less. */
-HF_INLINE __u32 hf_below(__u32 a, __u32 b)
-{
-	__u32 borrow = (a - b) >> 31;
-
-	asm volatile("" : "+r"(borrow));
-	return borrow;
-}
-
 /* What several classes of the peer say together. Rules are numbered in the order of their policies' names: the least is
  * the one to name, and HF_NO_RULE is greater than all. */
 struct hf_answer {
@@ -139,12 +130,12 @@ struct hf_answer {
 };
 HF_INLINE void hf_join(struct hf_answer *v, __u64 row)
 {
-	__u32 flags = row & 0xff, rule = (row >> 16) & 0xffff, first = hf_below(rule, v->deny_rule);
+	__u32 flags = row & 0xff, rule = (row >> 16) & 0xffff, first = hf_less(rule, v->deny_rule);
 
 	v->deny_rule ^= (v->deny_rule ^ rule) * first;
 	v->flags ^= ((v->flags ^ flags) & HF_V_REJECT) * first;
 	rule = (row >> 32) & 0xffff;
-	first = hf_below(rule, v->would_rule);
+	first = hf_less(rule, v->would_rule);
 	v->would_rule ^= (v->would_rule ^ rule) * first;
 	v->flags |= flags & ~HF_V_REJECT;
 }
@@ -309,37 +300,40 @@ HF_INLINE void hf_fill_packet(struct __sk_buff *skb, struct hf_event *event, con
 	hf_note_headers(skb, event);
 }
 
+/* Without a task. */
+HF_INLINE int hf_tell_bare_packet(struct __sk_buff *skb, const struct hf_counter_key *key, __u64 suppressed, __u64 what)
+{
+	struct hf_event *event = hf_reserve(key, sizeof(*event));
+
+	if (!event)
+		return 0;
+	hf_fill_packet(skb, event, key, suppressed, what, 0);
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
 /* Tells of a packet: refused, or one that would have been. */
 __attribute__((noinline)) int hf_tell_packet(struct __sk_buff *skb, __u64 who, __u64 what)
 {
 	struct hf_counter_key key = hf_key(who, what);
 	struct hf_bucket *bucket = hf_take_token(&key);
-	struct hf_event *event;
 
-	if (!bucket)
-		return 0;
-	event = hf_reserve(&key, sizeof(*event));
-	if (!event)
-		return 0;
-	hf_fill_packet(skb, event, &key, bucket->suppressed, what, 0);
-	bpf_ringbuf_submit(event, 0);
-	return 0;
+	return bucket ? hf_tell_bare_packet(skb, &key, bucket->suppressed, what) : 0;
 }
 
-/* Of one that leaves its socket in its user's context, as all do but those that timers and answers send. Apart from the
- * above, as describing a task is most of what the verifier walks. */
+/* Of one that leaves its socket: in its user's context, but for those that timers and answers send. Apart from the above,
+ * as describing a task is most of what the verifier walks. */
 __attribute__((noinline)) int hf_tell_sent_packet(struct __sk_buff *skb, __u64 who, __u64 what)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct hf_counter_key key = hf_key(who, what);
+	struct hf_bucket *bucket = hf_take_token(&key);
 	struct hf_task_event *whole;
-	struct hf_bucket *bucket;
 
-	if (!hf_is_current(task))
-		return hf_tell_packet(skb, who, what);
-	bucket = hf_take_token(&key);
 	if (!bucket)
 		return 0;
+	if (!hf_is_current(task))
+		return hf_tell_bare_packet(skb, &key, bucket->suppressed, what);
 	whole = hf_reserve(&key, sizeof(*whole));
 	if (!whole)
 		return 0;

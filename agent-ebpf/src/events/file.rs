@@ -62,13 +62,12 @@ impl Target {
                 Ok(Self::Stream { file, torn: false })
             }
             Destination::File { path, max_bytes, files } => {
-                let file = open(path)?;
+                let mut file = open(path)?;
                 let metadata = file.metadata()?;
                 if !metadata.is_file() {
                     return Ok(Self::Stream { file, torn: false });
                 }
                 let (mut size, max_bytes, files) = (metadata.len(), *max_bytes, (*files).max(1));
-                let mut file = file;
                 if is_torn(path, size)? {
                     write_all(&mut file, b"\n")?;
                     size += 1;

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use kube::{
-    Client,
+    Client, Resource,
+    api::DynamicObject,
     discovery::{ApiResource, Discovery, verbs},
 };
 use serde_json::Value;
@@ -46,10 +47,7 @@ pub async fn objects(cluster: &ControlPlane) -> Result<Objects> {
 
 /// All objects of one kind, with kind and version, which an item of a list does not repeat.
 async fn list(client: Client, kind: ApiResource) -> Result<Vec<(Key, Value)>> {
-    let path = match kind.group.as_str() {
-        "" => format!("/api/{}/{}", kind.version, kind.plural),
-        group => format!("/apis/{group}/{}/{}", kind.version, kind.plural),
-    };
+    let path = DynamicObject::url_path(&kind, None);
     let mut listed: Value = match client.request(Request::get(&path).body(Vec::new())?).await {
         // A kind that was removed in the meantime has no objects.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),

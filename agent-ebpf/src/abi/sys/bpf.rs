@@ -129,8 +129,8 @@ pub fn load_program(program: &Program<'_>) -> Result<OwnedFd, LoadFailure> {
         Ok(fd) => Ok(fd),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(quiet(error)),
         Err(source) => {
-            // Kernels before 6.4 keep the beginning of a log that is longer than this, and what is wrong stands at its end:
-            // a mebibyte for each thousand instructions or so. What is not written to takes no memory.
+            // Kernels before 6.4 keep the beginning of a log that is longer than this, and what is wrong stands at its end;
+            // 6.1 says more than a mebibyte of 44,000 instructions. What is not written to takes no memory.
             let mut log = vec![0; 1 << 26];
             if let Ok(fd) = try_load(program, &mut log) {
                 return Ok(fd);
