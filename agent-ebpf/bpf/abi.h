@@ -30,6 +30,13 @@ struct hf_addr {
 #define HF_BEGINNING_WORDS 8
 #define HF_BEGINNING(a, b) (((a) * 37u + (b)) % (64 * HF_BEGINNING_WORDS))
 
+/* Of which paths no rule on files speaks: a bit for each beginning that none of their first (second) names has. Zeros say
+ * nothing. */
+struct hf_elsewhere {
+	__u64 first[HF_BEGINNING_WORDS];
+	__u64 second[HF_BEGINNING_WORDS];
+};
+
 #define HF_NO_RULE 0xffff
 
 /* What a workload index stands for. One update flips a workload from one policy set to another. */
@@ -44,9 +51,7 @@ struct hf_workload {
 	__u16 default_rule[2];	     /* by direction */
 	__u16 would_default_rule[2]; /* by direction */
 	__u32 pad;
-	/* Of the access set, here as most files that are opened need no more of it. */
-	__u64 first[HF_BEGINNING_WORDS];  /* how the first name of a path begins that rules on files speak of */
-	__u64 second[HF_BEGINNING_WORDS]; /* and the second */
+	struct hf_elsewhere elsewhere; /* of the access set, here as most files that are opened need no more of it */
 };
 
 /* Entities of an address, and what else is known of it. */
@@ -197,6 +202,7 @@ struct hf_control {
 	__u32 host_netns; /* inode number of the host's network namespace */
 	__u32 flags;
 	__u32 highest; /* number that any agent gave out */
+	struct hf_elsewhere elsewhere; /* for every workload */
 };
 
 /* A cgroup of the v2 hierarchy came or went. */

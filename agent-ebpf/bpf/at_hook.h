@@ -165,34 +165,16 @@ HF_INLINE int hf_is_concerned(void)
 	return wl && wl->access_set;
 }
 
-/* Can the first (or second) name of a path that some rule on files speaks of begin like this one? By its first two bytes, of
- * which the second is 0 where there is none. 1 where that takes a call to find out: a name that is shorter than what a
- * dentry has room for is nowhere else (fs/dcache.c, __d_alloc). */
-HF_INLINE int hf_may_be(const __u64 *beginnings, struct dentry *dentry)
-{
-	struct dentry___since_6_14 *newer = (void *)dentry;
-	__u32 one = 0, other = 0, bit;
+/* The first two names of a path; NULL where there is none. */
+struct hf_names {
+	struct dentry *first;
+	struct dentry *second;
+};
 
-	if (dentry->d_name.len >= sizeof(dentry->d_iname))
-		return 1;
-	if (bpf_core_field_exists(dentry->d_iname)) {
-		one = dentry->d_iname[0];
-		other = dentry->d_iname[1];
-	} else if (bpf_core_field_exists(newer->d_shortname)) {
-		one = newer->d_shortname.string[0];
-		other = newer->d_shortname.string[1];
-	} else {
-		return 1;
-	}
-	bit = HF_BEGINNING(one, other);
-	return beginnings[bit / 64] >> (bit % 64) & 1;
-}
-
-/* Is a file that is opened where no rule speaks of any? So it is with most: on the mount that is the root of the task's own
- * mount namespace, below names there that no pattern can begin with. The way up to them is made of plain loads here, each of
- * which costs a small part of what it takes to read a name. 0 where that cannot be said. Kernels before 5.17 (HF_OLD) may
- * lack bpf_get_current_task_btf, which is of 5.11. */
-HF_INLINE int hf_is_elsewhere(const struct hf_workload *wl, struct file *file)
+/* The names of a file on the mount that is the root of the task's own mount namespace, as most are. The way up to them is
+ * made of plain loads here, each of which costs a small part of what it takes to read a name. 0 where they cannot be told.
+ * Kernels before 5.17 (HF_OLD) may lack bpf_get_current_task_btf, which is of 5.11. */
+HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
 {
 #ifdef HF_OLD
 	return 0;
@@ -204,13 +186,12 @@ HF_INLINE int hf_is_elsewhere(const struct hf_workload *wl, struct file *file)
 		struct mount *mount;
 		struct dentry *at;
 	} over;
-	__u32 names = 0;
 
 	/* Both are read at once. */
 	if (bpf_core_field_offset(struct mount, mnt_mountpoint) != bpf_core_field_offset(struct mount, mnt_parent) + 8)
 		return 0;
 #pragma clang loop unroll(disable)
-	for (; names < HF_STEPS_AT_ONCE && at != end; names++) {
+	for (__u32 steps = 0; steps < HF_STEPS_AT_ONCE && at != end; steps++) {
 		second = first;
 		first = at;
 		at = at->d_parent;
@@ -221,23 +202,58 @@ HF_INLINE int hf_is_elsewhere(const struct hf_workload *wl, struct file *file)
 	if (bpf_core_read(&over, sizeof(over), &hf_mount_of(mnt)->mnt_parent) || over.mount != root ||
 	    over.at != root->mnt.mnt_root)
 		return 0;
-	if (!hf_may_be(wl->first, first))
-		return 1;
-	return second && !hf_may_be(wl->second, second);
+	names->first = first;
+	names->second = second;
+	return 1;
 #endif
 }
 
+/* Does no name begin like this one? By its first two bytes, of which the second is 0 where there is none. 0 where that takes
+ * a call to find out: a name that is shorter than what a dentry has room for is nowhere else (fs/dcache.c, __d_alloc). */
+HF_INLINE int hf_none_begins_so(const __u64 *words, struct dentry *dentry)
+{
+	struct dentry___since_6_14 *newer = (void *)dentry;
+	__u32 two, bit;
+
+	if (dentry->d_name.len >= sizeof(dentry->d_iname))
+		return 0;
+	if (bpf_core_field_exists(dentry->d_iname))
+		two = *(__u16 *)__builtin_assume_aligned(dentry->d_iname, 2);
+	else if (bpf_core_field_exists(newer->d_shortname))
+		two = *(__u16 *)__builtin_assume_aligned(newer->d_shortname.string, 2);
+	else
+		return 0;
+	/* Both machines are little-endian, and the name is aligned as the pointer before it. */
+	bit = HF_BEGINNING(two & 0xff, two >> 8);
+	return words[bit / 64] >> (bit % 64) & 1;
+}
+
+HF_INLINE int hf_is_elsewhere(const struct hf_elsewhere *elsewhere, const struct hf_names *names)
+{
+	return hf_none_begins_so(elsewhere->first, names->first) ||
+	       (names->second && hf_none_begins_so(elsewhere->second, names->second));
+}
+
+/* Most files that are opened are where no rule of any workload on this node speaks of one. To see this costs less than to
+ * look up whose task it is. */
 HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
+	const struct hf_control *control;
 	const struct hf_workload *wl;
+	struct hf_names names;
 	__u32 index;
+	int known;
 
 	/* An overlayfs opens a file of a layer for each of its own. */
 	if (file->f_mode & HF_FMODE_NOACCOUNT)
 		return 0;
+	known = hf_first_names(&names, file);
+	control = hf_control();
+	if (known && control && hf_is_elsewhere(&control->elsewhere, &names))
+		return 0;
 	wl = hf_workload_in(bpf_get_current_cgroup_id(), &index);
-	if (!wl || !(wl->flags & HF_WL_FILES) || hf_is_elsewhere(wl, file))
+	if (!wl || !(wl->flags & HF_WL_FILES) || (known && hf_is_elsewhere(&wl->elsewhere, &names)))
 		return 0;
 	return hf_on_open(hook, hf_argument(ctx, 0));
 }

@@ -85,49 +85,6 @@ pub const CLAUSE_AUDIT_MODE: u8 = 1;
 /// Bit of [`Clause::flags`]: holds only if the next clause does too, which then decides.
 pub const CLAUSE_AND_NEXT: u8 = 2;
 
-/// Words of bits for beginnings of names (`HF_BEGINNING_WORDS`).
-pub const BEGINNING_WORDS: usize = 8;
-
-/// The bit for a name that begins with these two bytes, of which the second is 0 where there is none (`HF_BEGINNING`).
-#[must_use]
-pub fn beginning(first: u8, second: u8) -> usize {
-    (usize::from(first) * 37 + usize::from(second)) % (64 * BEGINNING_WORDS)
-}
-
-/// Elements of `path_rows` (`HF_PATH_ROWS`).
-pub const PATH_ROWS: u32 = 131_072;
-/// Where those end that policies get: the rest is the canary's.
-pub const POLICY_PATH_ROWS: u32 = PATH_ROWS - 2;
-/// Cells of a row's element.
-pub const ROW_CELLS: usize = 32;
-/// The cells of a state before those of its columns: its outcome, and what can still come.
-pub const CELL_NEXT: usize = 2;
-/// Operations on files.
-pub const OPERATIONS: usize = 8;
-/// Bits of [`Access::flags`].
-pub mod access_flags {
-    /// It speaks of executables.
-    pub const PROCESSES: u32 = 1;
-    /// It speaks of files.
-    pub const FILES: u32 = 2;
-    /// It speaks of capabilities.
-    pub const CAPABILITIES: u32 = 4;
-    /// Some rule on paths refuses: what cannot be told is refused too.
-    pub const REFUSES: u32 = 8;
-}
-/// Values of [`AccessKey::kind`].
-pub mod access_kind {
-    /// `a` = outcome of the executable; answers: in the image, not in it.
-    pub const EXECUTABLE: u32 = 0;
-    /// `a` = outcome of the file, `b` = of the executable; answers by operation.
-    pub const FILE: u32 = 1;
-    /// `a` = reach, `b` = outcome of the executable; one answer.
-    pub const MOVE: u32 = 2;
-    /// `a` = number of the capability; one answer.
-    pub const CAPABILITY: u32 = 3;
-    /// `a` = outcome of an executable that is a dynamic loader.
-    pub const LOADER: u32 = 4;
-}
 /// Values of [`CounterKey::kind`].
 pub mod kind {
     /// Network rules have the two kinds before this one, by direction.
@@ -190,9 +147,12 @@ macro_rules! mirrors {
     };
 }
 
+mod access;
 pub mod event;
+mod flow;
 
-use event::Bytes;
+pub use access::*;
+pub use flow::*;
 
 mirrors! {
     /// An address; IPv4 as `::ffff:a.b.c.d`, in network order.
@@ -220,10 +180,8 @@ mirrors! {
         would_default_rule: [u16; 2],
         /// Zero.
         pad: u32,
-        /// How the first name of a path begins that its rules on files speak of: see [`beginning`].
-        first: [u64; BEGINNING_WORDS],
-        /// And the second.
-        second: [u64; BEGINNING_WORDS],
+        /// Of which paths its rules on files do not speak.
+        elsewhere: Elsewhere,
     }
     /// What is known of an address.
     Address = "hf_address" {
@@ -337,66 +295,6 @@ mirrors! {
         /// By argument register; all must hold.
         condition: [Condition; ARGUMENTS],
     }
-    /// A part of a state's row in an automaton.
-    PathRow = "hf_path_row" {
-        /// Outcome and reach, then the next state by column.
-        cell: [u16; ROW_CELLS],
-    }
-    /// An automaton.
-    PathAutomaton = "hf_automaton" {
-        /// Where its rows begin; 0 = none.
-        base: u32,
-        /// Elements of a row.
-        elements: u32,
-        /// Elements of all rows.
-        size: u32,
-        /// By byte: the cell that says which state is next.
-        column: Bytes<256>,
-    }
-    /// An access set.
-    Access = "hf_access" {
-        /// A bit for each that some policy denies.
-        capabilities: u64,
-        /// [`access_flags`].
-        flags: u32,
-        /// Counts what cannot be told.
-        unknown_rule: u16,
-        /// Zero.
-        pad: u16,
-        /// Of executables.
-        executables: PathAutomaton,
-        /// Of files.
-        files: PathAutomaton,
-    }
-    /// What is asked of an access set.
-    AccessKey = "hf_access_key" {
-        /// Set.
-        set: u32,
-        /// See [`access_kind`].
-        a: u16,
-        /// See [`access_kind`].
-        b: u16,
-        /// [`access_kind`].
-        kind: u32,
-    }
-    /// An answer of an access set.
-    AccessAnswer = "hf_access_answer" {
-        /// Rule of the action.
-        rule: u16,
-        /// Rule of the other.
-        would_rule: u16,
-        /// `enum hf_action`, of the Enforce policies.
-        action: u8,
-        /// Of the Audit policies, where stricter still.
-        would_action: u8,
-        /// Zero.
-        pad: [u8; 2],
-    }
-    /// The answers under a key.
-    AccessRow = "hf_access_row" {
-        /// By operation, or as the key's kind says.
-        answer: [AccessAnswer; OPERATIONS],
-    }
     /// What holds for the node.
     Control = "hf_control" {
         /// Moves when addresses or classes change.
@@ -407,6 +305,8 @@ mirrors! {
         flags: u32,
         /// The highest number that any agent gave out: none is used twice, also after a restart.
         highest: u32,
+        /// Of which paths no workload's rules on files speak.
+        elsewhere: Elsewhere,
     }
     /// Whose count.
     CounterKey = "hf_counter_key" {
@@ -421,103 +321,12 @@ mirrors! {
         /// What was done: see [`given`].
         given: u8,
     }
-    /// What was decided for a flow.
-    Decision = "hf_decision" {
-        /// Of the workload, then.
-        gen_: u32,
-        /// Of the node, then.
-        epoch: u32,
-        /// Rule that refuses.
-        rule: u16,
-        /// Rule that would refuse.
-        would_rule: u16,
-        /// `HF_D_*`.
-        flags: u8,
-        /// Zero.
-        pad: [u8; 3],
-    }
-    /// A flow without a connection.
-    FlowKey = "hf_flow_key" {
-        /// Pod number.
-        pod: u32,
-        /// Peer.
-        peer: Addr,
-        /// Port of the peer.
-        peer_port: u16,
-        /// Port of the workload.
-        local_port: u16,
-        /// As in the header.
-        proto: u8,
-        /// Zero.
-        pad: [u8; 3],
-    }
-    /// What is known of it.
-    Flow = "hf_flow" {
-        /// The verdict.
-        decision: Decision,
-        /// Last packet, in nanoseconds of `CLOCK_MONOTONIC`.
-        seen_ns: u64,
-        /// Who opened it: 0 the peer, 1 the workload.
-        direction: u8,
-        /// `HF_F_*`.
-        flags: u8,
-        /// Zero.
-        pad: [u8; 6],
-    }
-    /// A flow that this node opened to a pod of its own.
-    NodeFlowKey = "hf_node_flow_key" {
-        /// Source.
-        from: Addr,
-        /// Destination.
-        to: Addr,
-        /// Source port.
-        from_port: u16,
-        /// Destination port.
-        to_port: u16,
-        /// As in the header.
-        proto: u8,
-        /// Zero.
-        pad: [u8; 3],
-    }
-    /// A socket whose connection is refused by now.
-    Socket = "hf_socket" {
-        /// Tells it from every other socket; 0 = it has none yet.
-        cookie: u64,
-        /// Id of its creator's cgroup.
-        cgroup: u64,
-        /// Its own address as the socket has it: IPv4 of an IPv4 socket in the first word.
-        local: Addr,
-        /// Its peer's.
-        remote: Addr,
-        /// Inode number of its network namespace.
-        netns: u32,
-        /// Index of the device that it is bound to, or 0.
-        device: u32,
-        /// Its own port.
-        local_port: u16,
-        /// Its peer's.
-        remote_port: u16,
-        /// `AF_INET` or `AF_INET6`.
-        family: u8,
-        /// Protocol number.
-        proto: u8,
-        /// Nothing.
-        pad: [u8; 2],
-    }
     /// Which helper of which program failed.
     ErrorKey = "hf_error_key" {
         /// `enum hf_program`.
         program: u16,
         /// `enum hf_helper`.
         helper: u16,
-    }
-}
-
-impl PathAutomaton {
-    /// The elements of its rows.
-    #[must_use]
-    pub fn range(&self) -> std::ops::Range<u32> {
-        if self.base == 0 { 0..0 } else { self.base..self.base.saturating_add(self.size) }
     }
 }
 
@@ -564,16 +373,6 @@ impl CgroupEvent {
         let path = bytes.get(24..24 + len.saturating_sub(1))?;
         let path = (len > 0).then(|| String::from_utf8_lossy(path).into_owned());
         Some(Self { id, kind, path })
-    }
-}
-
-impl Socket {
-    /// Reads rows that stand one after the other; what is left at the end is none.
-    #[must_use]
-    pub fn read_all(bytes: &[u8]) -> Vec<Self> {
-        let rows = bytes.as_chunks::<{ size_of::<Self>() }>().0;
-        // SAFETY: integers only, of just that many bytes, which need no alignment to be read so.
-        rows.iter().map(|row| unsafe { std::ptr::read_unaligned(row.as_ptr().cast::<Self>()) }).collect()
     }
 }
 
@@ -644,7 +443,9 @@ mod tests {
         for object in ["net.o", "cgroup.o", "process.o", "syscall.o", "sock.o"] {
             known.extend(structures(object));
         }
-        for (name, size, fields) in layouts().into_iter().chain(event::layouts()) {
+        for (name, size, fields) in
+            layouts().into_iter().chain(access::layouts()).chain(flow::layouts()).chain(event::layouts())
+        {
             let (real, members) = known.get(name).unwrap_or_else(|| panic!("{name} is in no object"));
             assert_eq!(*real, size, "size of {name}");
             let sum: usize = fields.iter().map(|(_, _, size)| size).sum();

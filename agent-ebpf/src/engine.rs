@@ -86,7 +86,7 @@ pub struct Engine {
     /// Where the canary sits.
     canary: Option<canary::Cgroups>,
     /// The control element, as last written.
-    control: Option<abi::Control>,
+    control: abi::Control,
 }
 
 impl Engine {
@@ -95,10 +95,13 @@ impl Engine {
     /// # Errors
     ///
     /// When the maps cannot be read.
-    pub fn adopt(maps: Maps, hooks: Hooks, host_netns: u32) -> Result<Self, EngineError> {
+    pub fn adopt(mut maps: Maps, hooks: Hooks, host_netns: u32) -> Result<Self, EngineError> {
         let current = maps.read()?;
-        let numbers = Numbers::above(&canary::without(&current), maps.control()?.highest);
-        let mut engine = Self {
+        let control = maps.control()?;
+        let numbers = Numbers::above(&canary::without(&current), control.highest);
+        let control = abi::Control { host_netns, ..control };
+        maps.set_control(control)?;
+        Ok(Self {
             maps,
             hooks,
             numbers,
@@ -115,11 +118,8 @@ impl Engine {
             other_roots: HashSet::new(),
             spared: own_cgroup().into_iter().collect(),
             canary: None,
-            control: None,
-        };
-        let control = engine.maps.control()?;
-        engine.maps.set_control(abi::Control { host_netns, ..control })?;
-        Ok(engine)
+            control,
+        })
     }
 
     /// What this kernel can refuse.
@@ -366,9 +366,14 @@ impl Engine {
             highest: self.numbers.highest(),
             host_netns: self.host_netns,
         };
-        let changed =
-            write::write(&mut self.maps, &mut self.current, &mut self.hooks, &mut self.stale, &change)?;
-        self.control = Some(self.maps.control()?);
+        let changed = write::write(
+            &mut self.maps,
+            &mut self.current,
+            &mut self.hooks,
+            &mut self.control,
+            &mut self.stale,
+            &change,
+        )?;
         if complete {
             self.seen = live;
         }

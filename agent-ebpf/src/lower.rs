@@ -207,13 +207,12 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         sys.push(number);
     }
     let mut space = access::Space::of(before, numbers.next_path_row);
-    let mut access: Vec<(u32, Option<[access::Beginnings; 2]>)> =
-        Vec::with_capacity(input.compiled.access_sets.len());
+    let mut access = Vec::with_capacity(input.compiled.access_sets.len());
     for set in &input.compiled.access_sets {
         let number = number_of(&mut numbers.access_sets, &set.key, &mut numbers.next_set);
         access::lower_set(set, number, input.mechanisms, &mut space, &mut out)?;
         out.meaning.access_sets.insert(number, Arc::clone(set));
-        access.push((number, set.files.as_ref().map(access::beginnings)));
+        access.push((number, set.files.as_ref().map(access::elsewhere)));
     }
     numbers.next_path_row = space.next();
     let live: Vec<u32> = out.meaning.net_sets.keys().copied().collect();
@@ -232,11 +231,11 @@ pub fn lower(input: Input<'_>, numbers: &mut Numbers, before: &Tables) -> Result
         }
         row.pod = numbers.pod(&placement.workload.uid);
         row.sys_set = assignment.sys_set.map_or(0, |i| sys[i]);
-        if let Some((number, beginnings)) = assignment.access_set.map(|i| access[i]) {
+        if let Some((number, elsewhere)) = assignment.access_set.map(|i| access[i]) {
             row.access_set = number;
-            if let Some([first, second]) = beginnings {
+            if let Some(elsewhere) = elsewhere {
                 row.flags |= workload_flags::FILES;
-                (row.first, row.second) = (first, second);
+                row.elsewhere = elsewhere;
             }
         }
         if is_isolated(row.flags) && input.mechanisms.hooks.contains_key(&Hook::SocketCreate) {

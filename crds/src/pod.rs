@@ -82,7 +82,8 @@ pub fn read(object: &Object) -> Pod {
 }
 
 /// The service account that a pod of this spec runs as.
-fn service_account(spec: &core::PodSpec) -> String {
+#[must_use]
+pub fn service_account(spec: &core::PodSpec) -> String {
     let named = spec.service_account_name.as_ref().filter(|name| !name.is_empty());
     named.cloned().unwrap_or_else(|| "default".to_owned())
 }
@@ -95,7 +96,8 @@ pub fn protocol(name: Option<&str>) -> Option<Protocol> {
 }
 
 /// The named ports of a pod; the first container that has a name wins, as it does for probes and Services.
-fn named_ports(spec: &core::PodSpec) -> NamedPorts {
+#[must_use]
+pub fn named_ports(spec: &core::PodSpec) -> NamedPorts {
     let mut named = NamedPorts::new();
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     for port in containers.flat_map(|container| container.ports.iter().flatten()) {

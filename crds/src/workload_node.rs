@@ -117,6 +117,9 @@ pub struct Kernel {
     pub architecture: String,
 }
 
+/// The prefix of the names of the Leases that agents keep in Holdfast's namespace; the node's name follows.
+pub const LEASE_PREFIX: &str = "holdfast-agent-";
+
 /// The annotation of an agent's Lease that says when all was last proven, in RFC 3339. It is written with each renewal of
 /// the Lease, so that a proof each minute costs no write of its own.
 pub const PROVEN_ANNOTATION: &str = "holdfast.dev/proven";

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_crds::workload_node::LEASE_PREFIX;
 use holdfast_crds::{
     API_VERSION, AddressSlice, ClusterWorkloadPolicy, ExternalWorkload, NodeAgent, WorkloadNode,
     WorkloadPolicy,
@@ -26,7 +27,6 @@ use tokio::sync::Mutex;
 use crate::announce::{Announcement, CONTROLLER};
 use crate::error::ApiError;
 use crate::facts::DaemonSetFacts;
-use crate::facts::report::LEASE_PREFIX;
 use crate::lease::Leadership;
 use crate::plan::slices::{Action, MARK_ANNOTATION, Observed, Write};
 use crate::plan::{Content, Job, Subject};

@@ -297,7 +297,7 @@ where
 /// The key under which the index knows an object that is gone; `None` if it never did.
 fn gone_key(kind: Kind, key: ObjectKey) -> Option<ObjectKey> {
     if kind == Kind::Lease {
-        let node = key.name.strip_prefix(crate::facts::report::LEASE_PREFIX)?;
+        let node = key.name.strip_prefix(holdfast_crds::workload_node::LEASE_PREFIX)?;
         return Some(ObjectKey::cluster(node));
     }
     Some(key)

@@ -14,7 +14,7 @@ pub(super) fn verify(
     maps: &mut Maps,
     current: &mut Tables,
     seen: &HashSet<u64>,
-    control: Option<abi::Control>,
+    control: abi::Control,
 ) -> Result<Vec<(&'static str, usize)>, EngineError> {
     let mut real = maps.read()?;
     // Of the elements that should be used: where a set itself was changed it may name others.
@@ -47,10 +47,8 @@ pub(super) fn verify(
     ];
     let (rows, gone) = cgroup_rows(maps, &real.cgroups, cgroups, seen)?;
     wrong.push((maps.cgroups.name(), rows));
-    if let Some(wanted) = control
-        && maps.control()? != wanted
-    {
-        maps.set_control(wanted)?;
+    if maps.control()? != control {
+        maps.set_control(control)?;
         wrong.push(("control", 1));
     }
     // The kernel removed these with their cgroups.

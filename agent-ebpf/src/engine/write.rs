@@ -32,11 +32,13 @@ pub(super) struct Change<'a> {
     pub(super) host_netns: u32,
 }
 
-/// Writes it. `stale` says that rows were written which live flows have not been told of, also by a change that failed.
+/// Writes it. `known` is the control element as last written. `stale` says that rows were written which live flows have
+/// not been told of. Both hold after a change that failed, too.
 pub(super) fn write(
     maps: &mut Maps,
     current: &mut Tables,
     hooks: &mut Hooks,
+    known: &mut abi::Control,
     stale: &mut bool,
     change: &Change<'_>,
 ) -> Result<bool, EngineError> {
@@ -65,19 +67,18 @@ pub(super) fn write(
     *stale |= who_changed;
 
     // The numbers are marked as used before anything carries them.
-    let mut control = maps.control()?;
+    let control = *known;
     let flags = if lowered.node_flows { abi::CONTROL_NODE_FLOWS } else { 0 };
     let wanted = abi::Control {
         host_netns: change.host_netns,
         highest: control.highest.max(change.highest),
         // The node's own flows are recorded before the first workload that needs them is flipped.
         flags: control.flags | flags,
+        // And what no rule speaks of shrinks before there are rules that do.
+        elsewhere: control.elsewhere.and(&elsewhere(&workloads_wanted)),
         ..control
     };
-    if wanted != control {
-        maps.set_control(wanted)?;
-        control = wanted;
-    }
+    set_control(maps, known, wanted)?;
     // What a set says, before anybody points to it.
     put(&mut maps.verdicts, &mut current.verdicts, &verdicts.write)?;
     put(&mut maps.clauses, &mut current.clauses, &clauses.write)?;
@@ -107,12 +108,11 @@ pub(super) fn write(
         drop_rows(&mut maps.access_rows, &mut current.access_rows, &access_rows.remove)?;
         drop_rows(&mut maps.path_rows, &mut current.path_rows, &path_rows.remove)?;
     }
-    if *stale || control.flags != flags {
-        // Flows are decided anew when they meet another epoch.
-        let epoch = control.epoch.wrapping_add(u32::from(*stale));
-        maps.set_control(abi::Control { epoch, flags, ..control })?;
-        *stale = false;
-    }
+    // Flows are decided anew when they meet another epoch.
+    let epoch = control.epoch.wrapping_add(u32::from(*stale));
+    let done = abi::Control { epoch, flags, elsewhere: elsewhere(&current.workloads), ..*known };
+    set_control(maps, known, done)?;
+    *stale = false;
     read_back(&maps.verdicts, &verdicts.write)?;
     read_back(&maps.clauses, &clauses.write)?;
     read_back(&maps.syscalls, &syscalls.write)?;
@@ -140,6 +140,20 @@ pub(super) fn write(
         cgroups.remove.len(),
     ];
     Ok(who_changed || rows.iter().any(|n| *n > 0))
+}
+
+fn set_control(maps: &mut Maps, known: &mut abi::Control, control: abi::Control) -> Result<(), MapError> {
+    if control != *known {
+        maps.set_control(control)?;
+        *known = control;
+    }
+    Ok(())
+}
+
+/// Of which paths no rule on files of these workloads speaks.
+fn elsewhere(workloads: &HashMap<u32, abi::Workload>) -> abi::Elsewhere {
+    let speaking = workloads.values().filter(|row| row.flags & workload_flags::FILES != 0);
+    speaking.fold(abi::Elsewhere::EVERYTHING, |all, row| all.and(&row.elsewhere))
 }
 
 /// A cgroup without a directory may live on in its sockets, which another process can hold. The kernel removes its row
@@ -239,4 +253,27 @@ pub(super) fn repair<K: Eq + Hash + Copy, V: PartialEq + Copy>(
         map.remove(key)?;
     }
     Ok(delta.write.len() + delta.remove.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speaking_of(first: usize) -> abi::Workload {
+        let mut elsewhere = abi::Elsewhere::EVERYTHING;
+        abi::speaks_of(&mut elsewhere.first, first);
+        abi::Workload { flags: workload_flags::FILES, elsewhere, ..abi::Workload::default() }
+    }
+
+    #[test]
+    fn where_any_workload_has_a_rule_on_files_is_nowhere_else() {
+        let silent = abi::Workload::default();
+        let rows = [(1, speaking_of(3)), (2, silent), (3, speaking_of(130))];
+        let all = elsewhere(&HashMap::from(rows));
+        let cleared: Vec<usize> =
+            (0..64 * abi::BEGINNING_WORDS).filter(|bit| all.first[bit / 64] >> (bit % 64) & 1 == 0).collect();
+        assert_eq!(cleared, [3, 130]);
+        assert_eq!(all.second, abi::Elsewhere::EVERYTHING.second);
+        assert_eq!(elsewhere(&HashMap::from([(2, silent)])), abi::Elsewhere::EVERYTHING);
+    }
 }

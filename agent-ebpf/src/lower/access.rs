@@ -177,10 +177,8 @@ fn answer(answers: Answers) -> abi::AccessAnswer {
     }
 }
 
-pub(super) type Beginnings = [u64; abi::BEGINNING_WORDS];
-
-/// How the first name of a path may begin that leads anywhere, and how the second.
-pub(super) fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
+/// Of which paths an automaton says nothing, by how their first two names begin.
+pub(super) fn elsewhere(automaton: &Automaton) -> abi::Elsewhere {
     const DEAD: u16 = 0;
     const START: u16 = 1;
     let step = |state: u16, byte: u8| {
@@ -188,8 +186,7 @@ pub(super) fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
             [usize::from(state) * automaton.width + usize::from(automaton.columns[usize::from(byte)])]
     };
     let of = |states: &BTreeSet<u16>| {
-        let mut bits = Beginnings::default();
-        let mut set = |bit: usize| bits[bit / 64] |= 1 << (bit % 64);
+        let mut words = abi::Elsewhere::EVERYTHING.first;
         let bytes = || (1..=u8::MAX).filter(|byte| *byte != b'/');
         for state in states {
             for a in bytes() {
@@ -198,12 +195,14 @@ pub(super) fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
                     continue;
                 }
                 if automaton.outcome[usize::from(state)] != 0 || step(state, b'/') != DEAD {
-                    set(abi::beginning(a, 0));
+                    abi::speaks_of(&mut words, abi::beginning(a, 0));
                 }
-                bytes().filter(|b| step(state, *b) != DEAD).for_each(|b| set(abi::beginning(a, b)));
+                for b in bytes().filter(|b| step(state, *b) != DEAD) {
+                    abi::speaks_of(&mut words, abi::beginning(a, b));
+                }
             }
         }
-        bits
+        words
     };
     let first: BTreeSet<u16> = [step(START, b'/')].into_iter().filter(|state| *state != DEAD).collect();
     // Every state within the first name.
@@ -218,7 +217,7 @@ pub(super) fn beginnings(automaton: &Automaton) -> [Beginnings; 2] {
         }
     }
     let second = within.iter().map(|state| step(*state, b'/')).filter(|state| *state != DEAD).collect();
-    [of(&first), of(&second)]
+    abi::Elsewhere { first: of(&first), second: of(&second) }
 }
 
 /// An automaton as the kernel walks it, and its header without a place; `None` where it has more columns than a header

@@ -92,7 +92,7 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
         out.access_set = SET;
         if set.flags & access_flags::FILES != 0 {
             out.flags |= workload_flags::FILES;
-            (out.first, out.second) = ([u64::MAX; abi::BEGINNING_WORDS], [u64::MAX; abi::BEGINNING_WORDS]);
+            out.elsewhere = all_but(WRITTEN);
         }
     }
     tables.workloads.insert(OUT, out);
@@ -125,6 +125,19 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
 /// What is tried of the hooks of programs, files and capabilities: one that is in use, and how the attempt is named.
 const ACCESS: [(Hook, &str); 3] =
     [(Hook::FileOpen, "write"), (Hook::Capable, "capability"), (Hook::BprmCheckSecurity, "execute")];
+
+/// What the attempt `write` opens.
+const WRITTEN: [&[u8]; 2] = [b"dev", b"null"];
+
+/// Every path but one of two names, and those that begin like it.
+fn all_but(path: [&[u8]; 2]) -> abi::Elsewhere {
+    let mut elsewhere = abi::Elsewhere::EVERYTHING;
+    for (words, name) in [&mut elsewhere.first, &mut elsewhere.second].into_iter().zip(path) {
+        let of = |place: usize| name.get(place).copied().unwrap_or(0);
+        abi::speaks_of(words, abi::beginning(of(0), of(1)));
+    }
+    elsewhere
+}
 
 /// Is this hook attached for what is in force?
 fn in_use(hook: Hook, lowered: &Lowered, mechanisms: &Mechanisms) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use holdfast_crds::workload_node::{
-    Asked, Given, Kernel, Mechanism as ApiMechanism, MechanismState, PROVEN_ANNOTATION,
+    Asked, Given, Kernel, LEASE_PREFIX, Mechanism as ApiMechanism, MechanismState, PROVEN_ANNOTATION,
     PolicyReport as ApiPolicy, PolicyState, Proof as ApiProof, ProofFailure, ProofResult, RuleReport,
     SourceError as ApiError, WorkloadNodeStatus,
 };
@@ -188,7 +188,7 @@ impl Reporter {
 
     /// Renews the Lease, and returns its UID.
     async fn renew(&self, client: &Client) -> Result<String> {
-        let name = format!("holdfast-agent-{}", self.node);
+        let name = format!("{LEASE_PREFIX}{}", self.node);
         let proven = proof::proven_at(&self.progress.borrow().proof);
         let lease = Lease {
             metadata: ObjectMeta {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use holdfast_crds::conditions;
-use holdfast_crds::workload_node::{MechanismState, PROVEN_ANNOTATION, PolicyState, WorkloadNodeStatus};
+use holdfast_crds::workload_node::{
+    LEASE_PREFIX, MechanismState, PROVEN_ANNOTATION, PolicyState, WorkloadNodeStatus,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -15,8 +17,6 @@ use crate::cluster::age;
 use crate::error::one_line;
 use crate::table::Table;
 
-/// The prefix of the names of agents' Leases; the node's name follows.
-const LEASE_PREFIX: &str = "holdfast-agent-";
 /// So many nodes are listed; of more, only those to look at.
 const LISTED: usize = 20;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use holdfast_crds::address_slice::IdentityEntry;
 use holdfast_crds::convert;
 use holdfast_crds::external_workload::NamedPort;
-use holdfast_crds::pod::protocol;
+use holdfast_crds::pod::{named_ports, service_account};
 use holdfast_policy::model::{NamedPorts, Protocol};
 use holdfast_policy::selector::Labels;
 use holdfast_policy::validate::is_per_pod_label;
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::address;
 
@@ -114,11 +114,11 @@ impl PodFacts {
             .collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let containers = || {
-            spec.into_iter()
-                .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
-        };
-        let mut names: Vec<String> = containers().map(|container| container.name.clone()).collect();
+        let mut names: Vec<String> = spec
+            .into_iter()
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+            .map(|container| container.name.clone())
+            .collect();
         names.extend(
             spec.and_then(|spec| spec.ephemeral_containers.as_ref())
                 .into_iter()
@@ -128,11 +128,7 @@ impl PodFacts {
         names.sort_unstable();
         let identity = IdentityKey {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            service_account: Some(
-                spec.and_then(|spec| spec.service_account_name.clone())
-                    .filter(|name| !name.is_empty())
-                    .unwrap_or_else(|| "default".to_owned()),
-            ),
+            service_account: Some(spec.map_or_else(|| "default".to_owned(), service_account)),
             labels: pod
                 .metadata
                 .labels
@@ -141,7 +137,7 @@ impl PodFacts {
                 .filter(|(key, _)| !is_per_pod_label(key))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
-            ports: named_ports(containers()),
+            ports: spec.map(named_ports).unwrap_or_default(),
         };
         Self {
             node: spec
@@ -169,21 +165,6 @@ impl PodFacts {
     pub fn publishable(&self) -> bool {
         !self.finished && !self.host_network
     }
-}
-
-/// The ports of long-running containers that have a name; the first container wins, as it does for probes and Services.
-fn named_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> NamedPorts {
-    let mut ports = NamedPorts::new();
-    let ports_of =
-        |container: &'a Container| -> &'a [ContainerPort] { container.ports.as_deref().unwrap_or_default() };
-    for port in containers.flat_map(ports_of) {
-        let (Some(name), Ok(number)) = (&port.name, u16::try_from(port.container_port)) else { continue };
-        let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
-        if number > 0 {
-            ports.entry((name.clone(), protocol)).or_insert(number);
-        }
-    }
-    ports
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_crds::WorkloadNode;
-use holdfast_crds::workload_node::{self, Asked, Given, PROVEN_ANNOTATION, PolicyState, ProofResult};
+use holdfast_crds::workload_node::{
+    self, Asked, Given, LEASE_PREFIX, PROVEN_ANNOTATION, PolicyState, ProofResult,
+};
 use holdfast_policy::model::PolicyId;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
@@ -140,9 +142,6 @@ impl Report {
         }
     }
 }
-
-/// The prefix of the Leases that agents keep in Holdfast's namespace; the node's name follows.
-pub const LEASE_PREFIX: &str = "holdfast-agent-";
 
 /// What a Lease of an agent says.
 #[derive(Clone, Debug, PartialEq)]

@@ -116,10 +116,16 @@ impl Vandal {
             0..8 => self.rows(rig)?.map(|what| (what, "map")),
             8 => {
                 let control = self.maps.control()?;
-                let broken = if self.dice.roll(2) == 0 {
-                    abi::Control { host_netns: control.host_netns ^ 1, ..control }
-                } else {
-                    abi::Control { flags: control.flags ^ abi::CONTROL_NODE_FLOWS, ..control }
+                let broken = match self.dice.roll(3) {
+                    0 => abi::Control { host_netns: control.host_netns ^ 1, ..control },
+                    1 => abi::Control { flags: control.flags ^ abi::CONTROL_NODE_FLOWS, ..control },
+                    // Says of /etc that no rule speaks of it: disarms them all.
+                    _ => {
+                        let mut elsewhere = control.elsewhere;
+                        let bit = abi::beginning(b'e', b't');
+                        elsewhere.first[bit / 64] ^= 1 << (bit % 64);
+                        abi::Control { elsewhere, ..control }
+                    }
                 };
                 self.maps.set_control(broken)?;
                 Some(("the control element is altered".to_owned(), "map"))

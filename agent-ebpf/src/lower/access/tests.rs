@@ -66,7 +66,7 @@ struct Kernel<'a> {
     set: &'a AccessSet,
     number: u32,
     /// As the workload's row has them.
-    opened: [Beginnings; 2],
+    elsewhere: abi::Elsewhere,
 }
 
 impl Kernel<'_> {
@@ -87,15 +87,15 @@ impl Kernel<'_> {
     /// As `hf_is_elsewhere`, for a path of the root's mount.
     fn is_elsewhere(&self, path: &[u8]) -> bool {
         let mut names = path.split(|byte| *byte == b'/').skip(1);
-        let may_be = |words: &[u64; abi::BEGINNING_WORDS], name: &[u8]| {
+        let is_not = |words: &[u64; abi::BEGINNING_WORDS], name: &[u8]| {
             let bit = abi::beginning(name[0], name.get(1).copied().unwrap_or(0));
             words[bit / 64] >> (bit % 64) & 1 != 0
         };
         match (names.next().filter(|name| !name.is_empty()), names.next().filter(|name| !name.is_empty())) {
             (None, _) => false,
-            (Some(first), None) => !may_be(&self.opened[0], first),
+            (Some(first), None) => is_not(&self.elsewhere.first, first),
             (Some(first), Some(second)) => {
-                !may_be(&self.opened[0], first) || !may_be(&self.opened[1], second)
+                is_not(&self.elsewhere.first, first) || is_not(&self.elsewhere.second, second)
             }
         }
     }
@@ -170,8 +170,8 @@ fn the_rows_answer_what_was_compiled() {
             }
             for place in 0..scenario.workloads.len() {
                 let Some(set) = compiled.access_set(place) else { continue };
-                let opened = set.files.as_ref().map(beginnings).unwrap_or_default();
-                let kernel = Kernel { tables: &out.tables, set, number: numbers[&set.key], opened };
+                let elsewhere = set.files.as_ref().map_or(abi::Elsewhere::EVERYTHING, elsewhere);
+                let kernel = Kernel { tables: &out.tables, set, number: numbers[&set.key], elsewhere };
                 let same = |seen: CallOutcome, expected: CallOutcome| {
                     let mut met = cell.borrow_mut();
                     *met.1 += 1;

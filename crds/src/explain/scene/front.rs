@@ -7,7 +7,8 @@ use holdfast_policy::model::{Backends, Protocol, Service, canonical};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Subject, named};
+use super::Subject;
+use super::objects::named;
 use crate::pod;
 
 /// A Service.

@@ -15,7 +15,7 @@ use super::{AgentSettings, image, log_format, log_level, tolerations};
 /// The name of the agent's container.
 pub(super) const CONTAINER: &str = "agent";
 
-/// The fewest that work; `tests/tests/images.rs` shows what fails without each.
+/// The fewest that work; `tests/tests/images` shows what fails without each.
 const CAPABILITIES: [&str; 3] = [
     // Making maps, and loading programs of any kind.
     "BPF",

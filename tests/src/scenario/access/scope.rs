@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Scenario> {
             run: two_policies,
         },
         Scenario { name: "rules on files and executables leave other workloads alone", run: others },
+        Scenario { name: "rules on files hold for each workload, whatever others have", run: neighbours },
         Scenario {
             name: "a rule on what is not in the image is not covered where no overlayfs is the root",
             run: plain_root,
@@ -75,6 +76,36 @@ fn others(rig: &mut Rig) -> Result<()> {
     let stage = Stage::of(rig, "db")?;
     for deed in ["read /etc/secret", "exec {t}/tool", "raw", "tmpfs {d}/sub"] {
         stage.tries(rig, "shop/only-api", (deed, Done))?;
+    }
+    Ok(())
+}
+
+/// A node knows where no rule of any workload looks: that must be right as rules come and go.
+fn neighbours(rig: &mut Rig) -> Result<()> {
+    let deny = |app, path: &str| {
+        spec(app, &format!("files: {{rules: [{{paths: ['{path}'], operations: [Read], action: Deny}}]}}"))
+    };
+    let (api, db) = ("shop/of-api", "shop/of-db");
+    let (of_api, of_db) = ((api, deny("api", "/etc/secret")), (db, deny("db", "/usr/bin/other")));
+    let stages = [Stage::of(rig, "api")?, Stage::of(rig, "db")?];
+    for policies in [
+        vec![of_api.clone()],
+        vec![of_api.clone(), of_db.clone()],
+        vec![of_db.clone()],
+        vec![(db, deny("db", "/**/other"))],
+        vec![of_api.clone(), of_db],
+        vec![],
+        vec![of_api],
+    ] {
+        rig.enforce(&policies)?;
+        let has = |id: &str| policies.iter().any(|(policy, _)| *policy == id);
+        for (stage, (id, own)) in stages.iter().zip([(api, "read /etc/secret"), (db, "read /usr/bin/other")])
+        {
+            for deed in ["read /etc/secret", "read /usr/bin/other"] {
+                let comes = if has(id) && deed == own { Refused("files.rules[0]") } else { Done };
+                stage.tries(rig, id, (deed, comes))?;
+            }
+        }
     }
     Ok(())
 }
