@@ -85,7 +85,7 @@ fn neighbours(rig: &mut Rig) -> Result<()> {
     let deny = |app, path: &str| {
         spec(app, &format!("files: {{rules: [{{paths: ['{path}'], operations: [Read], action: Deny}}]}}"))
     };
-    let (api, db) = ("shop/of-api", "shop/of-db");
+    let (api, db) = ("shop/of-api", "bank/of-db");
     let (of_api, of_db) = ((api, deny("api", "/etc/secret")), (db, deny("db", "/usr/bin/other")));
     let stages = [Stage::of(rig, "api")?, Stage::of(rig, "db")?];
     for policies in [
