@@ -30,8 +30,8 @@ struct hf_addr {
 #define HF_BEGINNING_WORDS 8
 #define HF_BEGINNING(a, b) (((a) * 37u + (b)) % (64 * HF_BEGINNING_WORDS))
 
-/* Of which paths no rule on files speaks: a bit for each beginning that none of their first (second) names has. Zeros say
- * nothing. */
+/* Of which paths no rule on files speaks: a bit for each beginning that the first (second) name of no path has of which some
+ * rule does. One bit, of either name, is enough. Zeros say nothing. */
 struct hf_elsewhere {
 	__u64 first[HF_BEGINNING_WORDS];
 	__u64 second[HF_BEGINNING_WORDS];

@@ -208,9 +208,10 @@ HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
 #endif
 }
 
-/* Does no name begin like this one? By its first two bytes, of which the second is 0 where there is none. 0 where that takes
- * a call to find out: a name that is shorter than what a dentry has room for is nowhere else (fs/dcache.c, __d_alloc). */
-HF_INLINE int hf_none_begins_so(const __u64 *words, struct dentry *dentry)
+/* Is there no path with a name like this that some rule speaks of? By the name's first two bytes, of which the second is 0
+ * where there is none. 0 where that takes a call to find out: a name that is shorter than what a dentry has room for is
+ * nowhere else (fs/dcache.c, __d_alloc). */
+HF_INLINE int hf_none_begins_so(const __u64 *beginnings, struct dentry *dentry)
 {
 	struct dentry___since_6_14 *newer = (void *)dentry;
 	__u32 two, bit;
@@ -225,7 +226,7 @@ HF_INLINE int hf_none_begins_so(const __u64 *words, struct dentry *dentry)
 		return 0;
 	/* Both machines are little-endian, and the name is aligned as the pointer before it. */
 	bit = HF_BEGINNING(two & 0xff, two >> 8);
-	return words[bit / 64] >> (bit % 64) & 1;
+	return beginnings[bit / 64] >> (bit % 64) & 1;
 }
 
 HF_INLINE int hf_is_elsewhere(const struct hf_elsewhere *elsewhere, const struct hf_names *names)
@@ -239,7 +240,6 @@ HF_INLINE int hf_is_elsewhere(const struct hf_elsewhere *elsewhere, const struct
 HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
-	const struct hf_control *control;
 	const struct hf_workload *wl;
 	struct hf_names names;
 	__u32 index;
@@ -249,9 +249,12 @@ HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
 	if (file->f_mode & HF_FMODE_NOACCOUNT)
 		return 0;
 	known = hf_first_names(&names, file);
-	control = hf_control();
-	if (known && control && hf_is_elsewhere(&control->elsewhere, &names))
-		return 0;
+	if (known) {
+		const struct hf_control *control = hf_control();
+
+		if (control && hf_is_elsewhere(&control->elsewhere, &names))
+			return 0;
+	}
 	wl = hf_workload_in(bpf_get_current_cgroup_id(), &index);
 	if (!wl || !(wl->flags & HF_WL_FILES) || (known && hf_is_elsewhere(&wl->elsewhere, &names)))
 		return 0;

@@ -1,6 +1,7 @@
 //! Brings the kernel to what the facts ask for, in an order in which every state between is right: first what a new
 //! policy set needs, then the identities, then each workload is flipped with one write, then what nobody points to any
-//! more goes. What was written is read back before anything is called programmed.
+//! more goes. What the whole node is told shrinks before all of that, and widens after it. What was written is read back
+//! before anything is called programmed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -84,7 +85,7 @@ pub struct Engine {
     /// Cgroups that a whole-host workload leaves alone, beside those of the node's own services.
     spared: Vec<String>,
     /// Where the canary sits.
-    canary: Option<canary::Cgroups>,
+    canary: Option<canary::Site>,
     /// The control element, as last written.
     control: abi::Control,
 }
@@ -99,8 +100,12 @@ impl Engine {
         let current = maps.read()?;
         let control = maps.control()?;
         let numbers = Numbers::above(&canary::without(&current), control.highest);
-        let control = abi::Control { host_netns, ..control };
-        maps.set_control(control)?;
+        // What the rows say is believed, and not what stands beside them.
+        let elsewhere = control.elsewhere.and(&write::elsewhere(&current.workloads));
+        let wanted = abi::Control { host_netns, elsewhere, ..control };
+        if wanted != control {
+            maps.set_control(wanted)?;
+        }
         Ok(Self {
             maps,
             hooks,
@@ -118,7 +123,7 @@ impl Engine {
             other_roots: HashSet::new(),
             spared: own_cgroup().into_iter().collect(),
             canary: None,
-            control,
+            control: wanted,
         })
     }
 
@@ -140,9 +145,9 @@ impl Engine {
         &self.current
     }
 
-    /// From the next change on the maps hold the canary in these cgroups, or none.
-    pub fn enroll(&mut self, cgroups: Option<canary::Cgroups>) {
-        self.canary = cgroups;
+    /// From the next change on the maps hold the canary that sits here, or none.
+    pub fn enroll(&mut self, site: Option<canary::Site>) {
+        self.canary = site;
     }
 
     /// The names of all links that this agent made.
@@ -346,8 +351,8 @@ impl Engine {
             };
             Misfit { named, concerned, message }
         })?;
-        if let Some(cgroups) = self.canary {
-            canary::enroll(cgroups, &mut lowered, self.hooks.mechanisms());
+        if let Some(site) = self.canary {
+            canary::enroll(site, &mut lowered, self.hooks.mechanisms());
         }
         Ok((compiled, lowered))
     }

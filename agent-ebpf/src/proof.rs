@@ -88,7 +88,7 @@ impl Prover {
         // Without it there is no proof, which every report then says; the policies are in force all the same.
         let canary = Canary::make(places, program).map_err(|error| error.to_string());
         if let Ok(canary) = &canary {
-            engine.enroll(Some(canary.cgroups()));
+            engine.enroll(Some(canary.site()));
         }
         Ok(Self { held, canary, places: places.clone() })
     }

@@ -107,11 +107,12 @@ mirrors! {
         /// By operation, or as the key's kind says.
         answer: [AccessAnswer; OPERATIONS],
     }
-    /// Of which paths no rule on files speaks, by how their first two names begin: see [`beginning`]. Zeros say nothing.
+    /// Of which paths no rule on files speaks, by how one of their first two names begins: see [`beginning`]. Zeros say
+    /// nothing.
     Elsewhere = "hf_elsewhere" {
-        /// A bit for each beginning that none of their first names has.
+        /// A bit for each beginning that no path has as its first name's of which a rule speaks.
         first: [u64; BEGINNING_WORDS],
-        /// And of their second names.
+        /// And as its second name's.
         second: [u64; BEGINNING_WORDS],
     }
 }
@@ -125,8 +126,6 @@ impl PathAutomaton {
 }
 
 impl Elsewhere {
-    /// Says nothing of any path.
-    pub const NOTHING: Self = Self { first: [0; BEGINNING_WORDS], second: [0; BEGINNING_WORDS] };
     /// Says of every path that no rule speaks of it.
     pub const EVERYTHING: Self =
         Self { first: [u64::MAX; BEGINNING_WORDS], second: [u64::MAX; BEGINNING_WORDS] };
@@ -140,7 +139,7 @@ impl Elsewhere {
     }
 }
 
-/// Some rule speaks of names that begin so: takes their bit away from [`Elsewhere::first`] or [`Elsewhere::second`].
-pub fn speaks_of(words: &mut [u64; BEGINNING_WORDS], beginning: usize) {
+/// Takes the bit away from [`Elsewhere::first`] or [`Elsewhere::second`] of a beginning that some rule speaks of.
+pub fn strike(words: &mut [u64; BEGINNING_WORDS], beginning: usize) {
     words[beginning / 64] &= !(1 << (beginning % 64));
 }

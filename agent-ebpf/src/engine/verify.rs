@@ -16,6 +16,11 @@ pub(super) fn verify(
     seen: &HashSet<u64>,
     control: abi::Control,
 ) -> Result<Vec<(&'static str, usize)>, EngineError> {
+    // First, as every file rule hangs on it, and a map that cannot be repaired ends this.
+    let altered = maps.control()? != control;
+    if altered {
+        maps.set_control(control)?;
+    }
     let mut real = maps.read()?;
     // Of the elements that should be used: where a set itself was changed it may name others.
     real.path_rows = maps.path_rows.read_these(current.path_rows.keys().copied())?;
@@ -47,10 +52,7 @@ pub(super) fn verify(
     ];
     let (rows, gone) = cgroup_rows(maps, &real.cgroups, cgroups, seen)?;
     wrong.push((maps.cgroups.name(), rows));
-    if maps.control()? != control {
-        maps.set_control(control)?;
-        wrong.push(("control", 1));
-    }
+    wrong.push(("control", usize::from(altered)));
     // The kernel removed these with their cgroups.
     for id in gone {
         current.cgroups.remove(&id);

@@ -67,16 +67,15 @@ pub(super) fn write(
     *stale |= who_changed;
 
     // The numbers are marked as used before anything carries them.
-    let control = *known;
     let flags = if lowered.node_flows { abi::CONTROL_NODE_FLOWS } else { 0 };
     let wanted = abi::Control {
         host_netns: change.host_netns,
-        highest: control.highest.max(change.highest),
+        highest: known.highest.max(change.highest),
         // The node's own flows are recorded before the first workload that needs them is flipped.
-        flags: control.flags | flags,
+        flags: known.flags | flags,
         // And what no rule speaks of shrinks before there are rules that do.
-        elsewhere: control.elsewhere.and(&elsewhere(&workloads_wanted)),
-        ..control
+        elsewhere: known.elsewhere.and(&elsewhere(&workloads_wanted)),
+        ..*known
     };
     set_control(maps, known, wanted)?;
     // What a set says, before anybody points to it.
@@ -109,7 +108,7 @@ pub(super) fn write(
         drop_rows(&mut maps.path_rows, &mut current.path_rows, &path_rows.remove)?;
     }
     // Flows are decided anew when they meet another epoch.
-    let epoch = control.epoch.wrapping_add(u32::from(*stale));
+    let epoch = known.epoch.wrapping_add(u32::from(*stale));
     let done = abi::Control { epoch, flags, elsewhere: elsewhere(&current.workloads), ..*known };
     set_control(maps, known, done)?;
     *stale = false;
@@ -124,6 +123,11 @@ pub(super) fn write(
     read_back(&maps.addresses, &addresses.write)?;
     // Rows of cgroups are not read back: one may be gone by now, and the kernel removes its row then.
     read_back(&maps.workloads, &workloads.write)?;
+    if maps.control()? != *known {
+        // The next change would not write it, as it is known to hold this.
+        maps.set_control(*known)?;
+        return Err(MapError::ReadBack { map: "control", rows: 1 }.into());
+    }
     attached?;
     if change.complete {
         hooks.release(lowered.hooks, lowered.sys_enter)?;
@@ -151,7 +155,7 @@ fn set_control(maps: &mut Maps, known: &mut abi::Control, control: abi::Control)
 }
 
 /// Of which paths no rule on files of these workloads speaks.
-fn elsewhere(workloads: &HashMap<u32, abi::Workload>) -> abi::Elsewhere {
+pub(super) fn elsewhere(workloads: &HashMap<u32, abi::Workload>) -> abi::Elsewhere {
     let speaking = workloads.values().filter(|row| row.flags & workload_flags::FILES != 0);
     speaking.fold(abi::Elsewhere::EVERYTHING, |all, row| all.and(&row.elsewhere))
 }
@@ -261,7 +265,7 @@ mod tests {
 
     fn speaking_of(first: usize) -> abi::Workload {
         let mut elsewhere = abi::Elsewhere::EVERYTHING;
-        abi::speaks_of(&mut elsewhere.first, first);
+        abi::strike(&mut elsewhere.first, first);
         abi::Workload { flags: workload_flags::FILES, elsewhere, ..abi::Workload::default() }
     }
 

@@ -195,10 +195,10 @@ pub(super) fn elsewhere(automaton: &Automaton) -> abi::Elsewhere {
                     continue;
                 }
                 if automaton.outcome[usize::from(state)] != 0 || step(state, b'/') != DEAD {
-                    abi::speaks_of(&mut words, abi::beginning(a, 0));
+                    abi::strike(&mut words, abi::beginning(a, 0));
                 }
                 for b in bytes().filter(|b| step(state, *b) != DEAD) {
-                    abi::speaks_of(&mut words, abi::beginning(a, b));
+                    abi::strike(&mut words, abi::beginning(a, b));
                 }
             }
         }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -49,15 +50,17 @@ pub fn is_canary(workload: u32) -> bool {
     workload & !7 == abi::CANARY
 }
 
-/// The cgroups of the canary: where nothing may leave, where nothing may arrive, and where nothing may be executed.
+/// Where the canary sits: cgroups where nothing may leave, where nothing may arrive, and where nothing may be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cgroups {
+pub struct Site {
     /// Id of the one that may send nothing.
     pub out: u64,
     /// Id of the one that may receive nothing.
     pub into: u64,
     /// Id of the one that may execute nothing.
     pub still: u64,
+    /// Every path but those that begin like its program's.
+    pub elsewhere: abi::Elsewhere,
 }
 
 /// The tables without what an earlier agent's canary left.
@@ -75,8 +78,8 @@ pub fn without(tables: &Tables) -> Tables {
 }
 
 /// Adds the canary's rows, and the hook that it tries where any hook is in use.
-pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) {
-    enroll_access(cgroups, lowered, mechanisms);
+pub fn enroll(site: Site, lowered: &mut Lowered, mechanisms: &Mechanisms) {
+    enroll_access(site, lowered, mechanisms);
     let tables = &mut lowered.tables;
     let base = abi::Workload {
         pod: OUT,
@@ -92,14 +95,14 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
         out.access_set = SET;
         if set.flags & access_flags::FILES != 0 {
             out.flags |= workload_flags::FILES;
-            out.elsewhere = all_but(WRITTEN);
+            out.elsewhere = site.elsewhere;
         }
     }
     tables.workloads.insert(OUT, out);
     let ingress = workload_flags::ISOLATED;
     tables.workloads.insert(IN, abi::Workload { net_set: SET, pod: IN, flags: base.flags | ingress, ..base });
-    tables.cgroups.insert(cgroups.out, OUT);
-    tables.cgroups.insert(cgroups.into, IN);
+    tables.cgroups.insert(site.out, OUT);
+    tables.cgroups.insert(site.into, IN);
     let mut rule = |call: Call, entry: abi::Syscall, action: u8| {
         let nr = call.number();
         let condition =
@@ -124,17 +127,20 @@ pub fn enroll(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) 
 
 /// What is tried of the hooks of programs, files and capabilities: one that is in use, and how the attempt is named.
 const ACCESS: [(Hook, &str); 3] =
-    [(Hook::FileOpen, "write"), (Hook::Capable, "capability"), (Hook::BprmCheckSecurity, "execute")];
+    [(Hook::FileOpen, "read"), (Hook::Capable, "capability"), (Hook::BprmCheckSecurity, "execute")];
 
-/// What the attempt `write` opens.
-const WRITTEN: [&[u8]; 2] = [b"dev", b"null"];
-
-/// Every path but one of two names, and those that begin like it.
-fn all_but(path: [&[u8]; 2]) -> abi::Elsewhere {
+/// Every path but those that begin like this program's, which the attempt `read` opens: on the root's mount, as it mostly is,
+/// the kernel looks at beginnings first, and that is tried too.
+fn elsewhere(program: &Path) -> abi::Elsewhere {
+    // A program that was replaced has no path any more, but a name.
+    let Ok(path) = fs::canonicalize(program).or_else(|_| fs::read_link(program)) else {
+        return abi::Elsewhere::default();
+    };
     let mut elsewhere = abi::Elsewhere::EVERYTHING;
-    for (words, name) in [&mut elsewhere.first, &mut elsewhere.second].into_iter().zip(path) {
+    let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/').skip(1);
+    for (words, name) in [&mut elsewhere.first, &mut elsewhere.second].into_iter().zip(names) {
         let of = |place: usize| name.get(place).copied().unwrap_or(0);
-        abi::speaks_of(words, abi::beginning(of(0), of(1)));
+        abi::strike(words, abi::beginning(of(0), of(1)));
     }
     elsewhere
 }
@@ -145,8 +151,8 @@ fn in_use(hook: Hook, lowered: &Lowered, mechanisms: &Mechanisms) -> bool {
 }
 
 /// Adds what the canary is refused of programs, files and capabilities, as far as the hooks are in use by themselves.
-fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanisms) {
-    let [write, capability, execute] = ACCESS.map(|(hook, _)| in_use(hook, lowered, mechanisms));
+fn enroll_access(site: Site, lowered: &mut Lowered, mechanisms: &Mechanisms) {
+    let [read, capability, execute] = ACCESS.map(|(hook, _)| in_use(hook, lowered, mechanisms));
     let tables = &mut lowered.tables;
     let every_path = abi::PathAutomaton {
         base: EVERY_PATH,
@@ -154,7 +160,7 @@ fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanism
         size: abi::PATH_ROWS - EVERY_PATH,
         column: Bytes([u8::try_from(abi::CELL_NEXT).unwrap_or_default(); 256]),
     };
-    if write || execute {
+    if read || execute {
         let mut cell = [0; abi::ROW_CELLS];
         // The outcome, nothing that can still come, and the state itself whatever follows.
         (cell[0], cell[abi::CELL_NEXT]) = (1, 1);
@@ -173,9 +179,9 @@ fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanism
     };
     let none = abi::Access { unknown_rule: abi::NO_RULE, ..abi::Access::default() };
     let mut out = none;
-    if write {
+    if read {
         (out.flags, out.files) = (out.flags | access_flags::FILES, every_path);
-        row(SET, access_kind::FILE, 1, 0, &[Operation::Write.index()]);
+        row(SET, access_kind::FILE, 1, 0, &[Operation::Read.index()]);
     }
     if capability {
         out.flags |= access_flags::CAPABILITIES;
@@ -189,7 +195,7 @@ fn enroll_access(cgroups: Cgroups, lowered: &mut Lowered, mechanisms: &Mechanism
         let workload =
             abi::Workload { pod: STILL, gen_: 1, access_set: STILL_SET, ..abi::Workload::default() };
         tables.workloads.insert(STILL, workload);
-        tables.cgroups.insert(cgroups.still, STILL);
+        tables.cgroups.insert(site.still, STILL);
     }
     if out.flags != 0 {
         tables.access_sets.insert(SET, out);
@@ -206,7 +212,7 @@ pub(super) struct Song {
 /// The canary's cgroups, removed when dropped.
 pub(super) struct Canary {
     folders: [PathBuf; 3],
-    cgroups: Cgroups,
+    site: Site,
     program: PathBuf,
 }
 
@@ -228,13 +234,13 @@ impl Canary {
         }
         Ok(Self {
             folders,
-            cgroups: Cgroups { out: ids[0], into: ids[1], still: ids[2] },
+            site: Site { out: ids[0], into: ids[1], still: ids[2], elsewhere: elsewhere(program) },
             program: program.to_owned(),
         })
     }
 
-    pub(super) fn cgroups(&self) -> Cgroups {
-        self.cgroups
+    pub(super) fn site(&self) -> Site {
+        self.site
     }
 
     /// Tries everything that is in use.
@@ -258,12 +264,12 @@ impl Canary {
             attempts.push("nice");
         }
         let set = engine.tables().access_sets.get(&SET).map_or(0, |set| set.flags);
-        let [write, capability, execute] = [
+        let [read, capability, execute] = [
             set & access_flags::FILES != 0,
             set & access_flags::CAPABILITIES != 0,
             engine.tables().access_sets.contains_key(&STILL_SET),
         ];
-        attempts.extend(write.then_some("write"));
+        attempts.extend(read.then_some("read"));
         attempts.extend(capability.then_some("capability"));
         let before = (counted(OUT, 1)?, counted(IN, 0)?);
         let mut said = self.run(&self.folders[0], &attempts)?;
@@ -312,7 +318,7 @@ impl Canary {
             };
             said.insert("execute".to_owned(), refused);
         }
-        for ((hook, attempt), tried) in ACCESS.into_iter().zip([write, capability, execute]) {
+        for ((hook, attempt), tried) in ACCESS.into_iter().zip([read, capability, execute]) {
             if !tried {
                 continue;
             }

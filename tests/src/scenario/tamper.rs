@@ -119,10 +119,10 @@ impl Vandal {
                 let broken = match self.dice.roll(3) {
                     0 => abi::Control { host_netns: control.host_netns ^ 1, ..control },
                     1 => abi::Control { flags: control.flags ^ abi::CONTROL_NODE_FLOWS, ..control },
-                    // Says of /etc that no rule speaks of it: disarms them all.
+                    // Says that no rule speaks of /srv: disarms them all.
                     _ => {
                         let mut elsewhere = control.elsewhere;
-                        let bit = abi::beginning(b'e', b't');
+                        let bit = abi::beginning(b's', b'r');
                         elsewhere.first[bit / 64] ^= 1 << (bit % 64);
                         abi::Control { elsewhere, ..control }
                     }

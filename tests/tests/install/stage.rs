@@ -246,7 +246,7 @@ spec:
 ";
 
 /// Objects that change by themselves while nobody changes anything: heartbeats, and what Helm keeps of releases.
-pub(super) fn restless(key: &Key) -> bool {
+fn restless(key: &Key) -> bool {
     let (kind, _, name) = key;
     kind == "Lease.coordination.k8s.io" || (kind == "Secret" && name.starts_with("sh.helm.release."))
 }

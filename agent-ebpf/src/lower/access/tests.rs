@@ -65,7 +65,7 @@ struct Kernel<'a> {
     tables: &'a Tables,
     set: &'a AccessSet,
     number: u32,
-    /// As the workload's row has them.
+    /// As the workload's row has it.
     elsewhere: abi::Elsewhere,
 }
 

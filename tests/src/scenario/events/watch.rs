@@ -116,7 +116,7 @@ pub(in crate::scenario) fn is_of(rig: &Rig, event: &Event, place: &str) -> Resul
 }
 
 /// Whether this process is in the first PID namespace, whose numbers the kernel tells.
-pub(super) fn in_first_pid_namespace() -> bool {
+fn in_first_pid_namespace() -> bool {
     /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`
     const FIRST: u64 = 0xefff_fffc;
     fs::metadata("/proc/self/ns/pid").is_ok_and(|ns| ns.ino() == FIRST)
