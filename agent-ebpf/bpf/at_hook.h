@@ -171,17 +171,46 @@ struct hf_names {
 	struct dentry *second;
 };
 
-/* The names of a file on the mount that is the root of the task's own mount namespace, as most are. The way up to them is
- * made of plain loads here, each of which costs a small part of what it takes to read a name. 0 where they cannot be told.
- * Kernels before 5.17 (HF_OLD) may lack bpf_get_current_task_btf, which is of 5.11. */
-HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
+/* bpf_rdonly_cast of the kernel (since 6.2): the object as a pointer of a type that plain loads go through. The agent puts the
+ * call of it here when it loads the program, or 0 where the kernel has none: hooks/object.rs. */
+#define HF_CALL_CAST 0x7fff0001
+static void *(*const hf_cast)(const void *object, __u32 type) = (void *)HF_CALL_CAST;
+
+/* Any file's names, by way of all mounts above it. 0 where they cannot be told: it is mounted nowhere, or too far down. */
+HF_INLINE int hf_names_by_mounts(struct hf_names *names, struct mount *mount, struct dentry *at, struct mount *root)
 {
-#ifdef HF_OLD
+	struct dentry *end = mount->mnt.mnt_root, *top = root->mnt.mnt_root, *first = NULL, *second = NULL;
+
+#pragma clang loop unroll(disable)
+	for (__u32 steps = 0; steps < HF_STEPS_AT_ONCE; steps++) {
+		struct mount *above;
+
+		if (at != end) {
+			second = first;
+			first = at;
+			at = at->d_parent;
+			continue;
+		}
+		above = mount->mnt_parent;
+		at = mount->mnt_mountpoint;
+		/* The root of a namespace is its first mount, or mounted over that one's root: see hf_read_path. */
+		if (above == root && at == top) {
+			names->first = first;
+			names->second = second;
+			return first != NULL;
+		}
+		if (above == mount)
+			return 0;
+		mount = above;
+		end = mount->mnt.mnt_root;
+	}
 	return 0;
-#else
-	struct mount *root = bpf_get_current_task_btf()->nsproxy->mnt_ns->root;
-	struct vfsmount *mnt = file->f_path.mnt;
-	struct dentry *at = file->f_path.dentry, *end = mnt->mnt_root, *first = NULL, *second = NULL;
+}
+
+/* The names of a file on the mount that is the root of the namespace, as most are. 0 where they cannot be told. */
+HF_INLINE int hf_names_below_root(struct hf_names *names, struct vfsmount *mnt, struct dentry *at, struct mount *root)
+{
+	struct dentry *end = mnt->mnt_root, *first = NULL, *second = NULL;
 	struct {
 		struct mount *mount;
 		struct dentry *at;
@@ -198,13 +227,29 @@ HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
 	}
 	if (at != end || !first)
 		return 0;
-	/* The root of a namespace is its first mount, or mounted over that one's root: see hf_read_path. */
 	if (bpf_core_read(&over, sizeof(over), &hf_mount_of(mnt)->mnt_parent) || over.mount != root ||
 	    over.at != root->mnt.mnt_root)
 		return 0;
 	names->first = first;
 	names->second = second;
 	return 1;
+}
+
+/* The names of a file, as the task's own mount namespace has them. The way up to them is made of plain loads here, each of
+ * which costs a small part of what it takes to read a name. 0 where they cannot be told. Kernels before 5.17 (HF_OLD) may
+ * lack bpf_get_current_task_btf, which is of 5.11. */
+HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
+{
+#ifdef HF_OLD
+	return 0;
+#else
+	struct mount *root = bpf_get_current_task_btf()->nsproxy->mnt_ns->root;
+	struct vfsmount *mnt = file->f_path.mnt;
+	struct mount *mount = hf_cast(hf_mount_of(mnt), bpf_core_type_id_kernel(struct mount));
+
+	if (mount)
+		return hf_names_by_mounts(names, mount, file->f_path.dentry, root);
+	return hf_names_below_root(names, mnt, file->f_path.dentry, root);
 #endif
 }
 
@@ -241,7 +286,7 @@ HF_INLINE int hf_on_opening(enum hf_hook hook, unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
 	const struct hf_workload *wl;
-	struct hf_names names;
+	struct hf_names names = {};
 	__u32 index;
 	int known;
 

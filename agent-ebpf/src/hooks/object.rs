@@ -12,14 +12,16 @@ use std::sync::Arc;
 use aya::Btf;
 use aya::maps::MapData;
 use aya_obj::generated::bpf_insn;
+use tracing::debug;
 
 use super::HookError;
 use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
 
 /// An object that knows the running kernel's types, but no maps yet.
 pub(super) struct Object {
-    object: aya_obj::Object,
+    parsed: aya_obj::Object,
     types: Arc<OwnedFd>,
+    cast: Option<u32>,
 }
 
 /// A program without a kind.
@@ -32,14 +34,15 @@ struct Program {
 /// Programs that are ready to be loaded.
 pub(super) struct Programs {
     by_name: BTreeMap<String, Program>,
+    cast: Option<u32>,
     license: CString,
     types: Arc<OwnedFd>,
     _maps: Vec<MapData>,
 }
 
 impl Object {
-    /// Reads an object and relocates it.
-    pub(super) fn read(bytes: &[u8], kernel: &Btf) -> Result<Self, HookError> {
+    /// Reads an object and relocates it. `cast` is the kernel's `bpf_rdonly_cast` in its types.
+    pub(super) fn read(bytes: &[u8], kernel: &Btf, cast: Option<u32>) -> Result<Self, HookError> {
         let failed = |what: &dyn std::fmt::Display| HookError::Object(what.to_string());
         let mut object = aya_obj::Object::parse(bytes).map_err(|e| failed(&e))?;
         let features = aya::features();
@@ -53,13 +56,13 @@ impl Object {
         object.relocate_btf(kernel).map_err(|e| failed(&e))?;
         // Of no use from here on, and large.
         (object.btf, object.btf_ext) = (None, None);
-        Ok(Self { object, types })
+        Ok(Self { parsed: object, types, cast })
     }
 
     /// Links the programs to the maps that are pinned in a directory under their names.
     pub(super) fn link(&self, pins: &Path) -> Result<Programs, HookError> {
         let failed = |what: &dyn std::fmt::Display| HookError::Object(what.to_string());
-        let mut object = self.object.clone();
+        let mut object = self.parsed.clone();
         let definitions = std::mem::take(&mut object.maps);
         let mut maps = Vec::new();
         for (name, definition) in &definitions {
@@ -95,6 +98,7 @@ impl Object {
         let maps = maps.into_iter().map(|(_, map, _)| map).collect();
         Ok(Programs {
             by_name: programs,
+            cast: self.cast,
             license: object.license,
             types: Arc::clone(&self.types),
             _maps: maps,
@@ -109,15 +113,79 @@ impl Programs {
             let source = std::io::Error::other(format!("the object holds no program {name}"));
             return Err(LoadFailure { source, log: String::new() });
         };
-        bpf::load_program(&bpf::Program {
-            name,
-            kind,
-            attach_to,
-            instructions: &program.instructions,
-            license: &self.license,
-            btf: self.types.as_fd(),
-            functions: &program.functions,
-            function_record: program.function_record,
-        })
+        let load = |instructions: &[bpf_insn]| {
+            bpf::load_program(&bpf::Program {
+                name,
+                kind,
+                attach_to,
+                instructions,
+                license: &self.license,
+                btf: self.types.as_fd(),
+                functions: &program.functions,
+                function_record: program.function_record,
+            })
+        };
+        if !program.instructions.iter().copied().any(is_cast) {
+            return load(&program.instructions);
+        }
+        // What it serves is a shorter way, which a kernel that has the function may still not let this program take.
+        let shorter = self.cast.map(|cast| load(&with_cast(&program.instructions, Some(cast))));
+        match shorter {
+            Some(Ok(loaded)) => Ok(loaded),
+            refused => {
+                if let Some(Err(error)) = refused {
+                    debug!(name, %error, "not loaded with bpf_rdonly_cast");
+                }
+                load(&with_cast(&program.instructions, None))
+            }
+        }
+    }
+}
+
+/// `HF_CALL_CAST` of `bpf/at_hook.h`: where `bpf_rdonly_cast` is called.
+const CALL_CAST: i32 = 0x7fff_0001;
+/// `BPF_JMP | BPF_CALL`.
+const CALL: u8 = 0x85;
+/// `BPF_PSEUDO_KFUNC_CALL`: a call of a function of the kernel's, by its number in the kernel's types.
+const KERNEL_FUNCTION: u8 = 2;
+/// `BPF_ALU64 | BPF_MOV | BPF_K`.
+const MOVE: u8 = 0xb7;
+
+fn is_cast(instruction: bpf_insn) -> bool {
+    (instruction.code, instruction.src_reg(), instruction.imm) == (CALL, 0, CALL_CAST)
+}
+
+/// The instructions with this function called, or with 0 for what it would give.
+fn with_cast(instructions: &[bpf_insn], cast: Option<u32>) -> Vec<bpf_insn> {
+    let mut instructions = instructions.to_vec();
+    for instruction in instructions.iter_mut().filter(|instruction| is_cast(**instruction)) {
+        if let Some(cast) = cast.and_then(|cast| i32::try_from(cast).ok()) {
+            instruction.set_src_reg(KERNEL_FUNCTION);
+            instruction.imm = cast;
+        } else {
+            (instruction.code, instruction.imm) = (MOVE, 0);
+        }
+    }
+    instructions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instruction(code: u8, imm: i32) -> bpf_insn {
+        bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(0, 0), off: 0, imm }
+    }
+
+    #[test]
+    fn the_call_is_of_the_kernels_function_or_gives_nothing() {
+        let code = [instruction(CALL, 14), instruction(CALL, CALL_CAST)];
+        let seen = |code: &[bpf_insn]| -> Vec<(u8, u8, i32)> {
+            code.iter()
+                .map(|instruction| (instruction.code, instruction.src_reg(), instruction.imm))
+                .collect()
+        };
+        assert_eq!(seen(&with_cast(&code, Some(77))), [(CALL, 0, 14), (CALL, KERNEL_FUNCTION, 77)]);
+        assert_eq!(seen(&with_cast(&code, None)), [(CALL, 0, 14), (MOVE, 0, 0)]);
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Targets {
     pub(super) sys_enter: Option<u32>,
     /// Programs may call `bpf_loop` (since 5.17).
     pub(super) has_loop: bool,
+    /// The function `bpf_rdonly_cast`, which programs may call (since 6.2).
+    pub(super) cast: Option<u32>,
 }
 
 impl Targets {
@@ -46,6 +48,8 @@ impl Targets {
                     found.lsm.insert(*hook, id);
                 } else if let Some(hook) = functions.get(name) {
                     found.functions.insert(*hook, id);
+                } else if name == b"bpf_rdonly_cast" {
+                    found.cast = Some(id);
                 }
             }
             TYPEDEF if name == b"btf_trace_sys_enter" => found.sys_enter = Some(id),

@@ -31,7 +31,13 @@ fn the_kernel_programs_number_the_hooks_as_the_policy_crate_does() {
 
 fn targets(lsm: &[Hook], functions: &[Hook]) -> Targets {
     let numbered = |hooks: &[Hook]| hooks.iter().copied().zip(1..).collect();
-    Targets { lsm: numbered(lsm), functions: numbered(functions), sys_enter: Some(9), has_loop: true }
+    Targets {
+        lsm: numbered(lsm),
+        functions: numbered(functions),
+        sys_enter: Some(9),
+        has_loop: true,
+        cast: None,
+    }
 }
 
 fn no(why: &str) -> State {
@@ -194,7 +200,7 @@ fn clauses() -> impl Strategy<Value = Vec<Clause>> {
 #[test]
 fn the_kernel_answers_calls_as_the_clauses_mean() {
     let (places, btf) = (this_machine(), Btf::from_sys_fs().unwrap());
-    let object = Object::read(objects::SYSCALL, &btf).unwrap();
+    let object = Object::read(objects::SYSCALL, &btf, None).unwrap();
     let trial = RefCell::new(Trial::prepare(&places, objects::SYSCALL, &object).unwrap());
     let target = Targets::of_this_kernel().unwrap().sys_enter.unwrap();
     let link = trial.borrow().attach("hf_sys_enter", ProgramKind::TracePoint, target).unwrap().unwrap();

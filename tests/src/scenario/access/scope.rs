@@ -80,30 +80,41 @@ fn others(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
-/// A node knows where no rule of any workload looks: that must be right as rules come and go.
+/// A node knows where no rule of any workload looks: that must be right as rules come and go, and on every kind of mount,
+/// one of a single file among them.
 fn neighbours(rig: &mut Rig) -> Result<()> {
-    let deny = |app, path: &str| {
-        spec(app, &format!("files: {{rules: [{{paths: ['{path}'], operations: [Read], action: Deny}}]}}"))
-    };
-    let (api, db) = ("shop/of-api", "bank/of-db");
-    let (of_api, of_db) = ((api, deny("api", "/etc/secret")), (db, deny("db", "/usr/bin/other")));
+    const OWN: [[&str; 2]; 3] = [
+        ["read /etc/secret", "read /usr/bin/other"],
+        ["read {v}/f", "read {t}/sub/g"],
+        ["read /worker", "read /proc/version"],
+    ];
+    let ids = ["shop/of-api", "bank/of-db"];
     let stages = [Stage::of(rig, "api")?, Stage::of(rig, "db")?];
-    for policies in [
-        vec![of_api.clone()],
-        vec![of_api.clone(), of_db.clone()],
-        vec![of_db.clone()],
-        vec![(db, deny("db", "/**/other"))],
-        vec![of_api.clone(), of_db],
-        vec![],
-        vec![of_api],
-    ] {
-        rig.enforce(&policies)?;
-        let has = |id: &str| policies.iter().any(|(policy, _)| *policy == id);
-        for (stage, (id, own)) in stages.iter().zip([(api, "read /etc/secret"), (db, "read /usr/bin/other")])
-        {
-            for deed in ["read /etc/secret", "read /usr/bin/other"] {
-                let comes = if has(id) && deed == own { Refused("files.rules[0]") } else { Done };
-                stage.tries(rig, id, (deed, comes))?;
+    for deeds in OWN {
+        let path = |of: usize| stages[of].rooms.fill(deeds[of].trim_start_matches("read "));
+        let deny = |of: usize, path: &str| {
+            let rules =
+                format!("files: {{rules: [{{paths: ['{path}'], operations: [Read], action: Deny}}]}}");
+            (ids[of], spec(["api", "db"][of], &rules))
+        };
+        let (api, db) = (deny(0, &path(0)), deny(1, &path(1)));
+        let last = path(1).rsplit('/').next().unwrap_or_default().to_owned();
+        for policies in [
+            vec![api.clone()],
+            vec![api.clone(), db.clone()],
+            vec![db.clone()],
+            vec![deny(1, &format!("/**/{last}"))],
+            vec![api.clone(), db],
+            vec![],
+            vec![api],
+        ] {
+            rig.enforce(&policies)?;
+            for (of, stage) in stages.iter().enumerate() {
+                let has = policies.iter().any(|(id, _)| *id == ids[of]);
+                for deed in deeds {
+                    let comes = if has && deed == deeds[of] { Refused("files.rules[0]") } else { Done };
+                    stage.tries(rig, ids[of], (deed, comes))?;
+                }
             }
         }
     }
