@@ -172,8 +172,9 @@ struct hf_names {
 };
 
 /* bpf_rdonly_cast of the kernel (since 6.2): the object as a pointer of a type that plain loads go through. The agent puts the
- * call of it here when it loads the program, or 0 where the kernel has none: hooks/object.rs. */
+ * call of it, and the number of the type, here when it loads the program, or 0 where the kernel has none: hooks/object.rs. */
 #define HF_CALL_CAST 0x7fff0001
+#define HF_TYPE_OF_MOUNT 0x7fff0002
 static void *(*const hf_cast)(const void *object, __u32 type) = (void *)HF_CALL_CAST;
 
 /* Any file's names, by way of all mounts above it. 0 where they cannot be told: it is mounted nowhere, or too far down. */
@@ -191,8 +192,10 @@ HF_INLINE int hf_names_by_mounts(struct hf_names *names, struct mount *mount, st
 			at = at->d_parent;
 			continue;
 		}
-		above = mount->mnt_parent;
+		/* A mount that is taken away gets its parent first, then its place: read in this order it leads to itself. */
 		at = mount->mnt_mountpoint;
+		asm volatile("" ::: "memory");
+		above = mount->mnt_parent;
 		/* The root of a namespace is its first mount, or mounted over that one's root: see hf_read_path. */
 		if (above == root && at == top) {
 			names->first = first;
@@ -245,8 +248,11 @@ HF_INLINE int hf_first_names(struct hf_names *names, struct file *file)
 #else
 	struct mount *root = bpf_get_current_task_btf()->nsproxy->mnt_ns->root;
 	struct vfsmount *mnt = file->f_path.mnt;
-	struct mount *mount = hf_cast(hf_mount_of(mnt), bpf_core_type_id_kernel(struct mount));
+	struct mount *mount = hf_cast(hf_mount_of(mnt), HF_TYPE_OF_MOUNT);
 
+	/* A task that is about to end has no namespaces. */
+	if (!root)
+		return 0;
 	if (mount)
 		return hf_names_by_mounts(names, mount, file->f_path.dentry, root);
 	return hf_names_below_root(names, mnt, file->f_path.dentry, root);
@@ -268,6 +274,9 @@ HF_INLINE int hf_none_begins_so(const __u64 *beginnings, struct dentry *dentry)
 	else if (bpf_core_field_exists(newer->d_shortname))
 		two = *(__u16 *)__builtin_assume_aligned(newer->d_shortname.string, 2);
 	else
+		return 0;
+	/* What could not be read is 0; and a file without a name may be called "/". */
+	if (!(two & 0xff) || (two & 0xff) == '/')
 		return 0;
 	/* Both machines are little-endian, and the name is aligned as the pointer before it. */
 	bit = HF_BEGINNING(two & 0xff, two >> 8);

@@ -120,6 +120,10 @@ HF_INLINE int hf_climb_step(struct hf_path *path)
 	at -= len;
 	if (bpf_probe_read_kernel(&path->bytes[at & (HF_PATH_MAX - 1)], len & HF_NAME_MAX, name.name))
 		goto broken;
+	/* So a file is called that was opened without a name (O_TMPFILE), where its file system gives it no other, as FUSE does:
+	 * no pattern would match a second slash. */
+	if (path->bytes[at & (HF_PATH_MAX - 1)] == '/')
+		path->bytes[at & (HF_PATH_MAX - 1)] = '#';
 	at -= 1;
 	path->bytes[at & (HF_PATH_MAX - 1)] = '/';
 	path->at = at;

@@ -165,7 +165,7 @@ impl Hooks {
         loader::mount_bpffs(&places.bpffs).map_err(|source| HookError::BpfFs(Box::new(source)))?;
         let targets = Targets::of_this_kernel()?;
         let bytes = if targets.has_loop { objects::SYSCALL } else { objects::SYSCALL_OLD };
-        let object = Object::read(bytes, btf, targets.cast)?;
+        let object = Object::read(bytes, btf, targets.cast.zip(targets.mount))?;
         let mut trial = Trial::prepare(places, bytes, &object)?;
         let lsm = trial.hook(ProgramKind::Lsm, targets.lsm.get(&Hook::TaskSetnice).copied());
         let fmod_ret =

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use aya::Btf;
 use aya::maps::MapData;
 use aya_obj::generated::bpf_insn;
-use tracing::debug;
+use tracing::info;
 
 use super::HookError;
 use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
@@ -21,7 +21,7 @@ use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
 pub(super) struct Object {
     parsed: aya_obj::Object,
     types: Arc<OwnedFd>,
-    cast: Option<u32>,
+    cast: Option<(u32, u32)>,
 }
 
 /// A program without a kind.
@@ -34,15 +34,16 @@ struct Program {
 /// Programs that are ready to be loaded.
 pub(super) struct Programs {
     by_name: BTreeMap<String, Program>,
-    cast: Option<u32>,
+    cast: Option<(u32, u32)>,
     license: CString,
     types: Arc<OwnedFd>,
     _maps: Vec<MapData>,
 }
 
 impl Object {
-    /// Reads an object and relocates it. `cast` is the kernel's `bpf_rdonly_cast` in its types.
-    pub(super) fn read(bytes: &[u8], kernel: &Btf, cast: Option<u32>) -> Result<Self, HookError> {
+    /// Reads an object and relocates it. `cast` are the kernel's `bpf_rdonly_cast` and `struct
+    /// mount` in its types.
+    pub(super) fn read(bytes: &[u8], kernel: &Btf, cast: Option<(u32, u32)>) -> Result<Self, HookError> {
         let failed = |what: &dyn std::fmt::Display| HookError::Object(what.to_string());
         let mut object = aya_obj::Object::parse(bytes).map_err(|e| failed(&e))?;
         let features = aya::features();
@@ -113,7 +114,7 @@ impl Programs {
             let source = std::io::Error::other(format!("the object holds no program {name}"));
             return Err(LoadFailure { source, log: String::new() });
         };
-        let load = |instructions: &[bpf_insn]| {
+        let load = |instructions: &[bpf_insn], explain| {
             bpf::load_program(&bpf::Program {
                 name,
                 kind,
@@ -123,47 +124,56 @@ impl Programs {
                 btf: self.types.as_fd(),
                 functions: &program.functions,
                 function_record: program.function_record,
+                explain,
             })
         };
         if !program.instructions.iter().copied().any(is_cast) {
-            return load(&program.instructions);
+            return load(&program.instructions, true);
         }
         // What it serves is a shorter way, which a kernel that has the function may still not let this program take.
-        let shorter = self.cast.map(|cast| load(&with_cast(&program.instructions, Some(cast))));
-        match shorter {
-            Some(Ok(loaded)) => Ok(loaded),
-            refused => {
-                if let Some(Err(error)) = refused {
-                    debug!(name, %error, "not loaded with bpf_rdonly_cast");
-                }
-                load(&with_cast(&program.instructions, None))
-            }
+        match self.cast.map(|cast| load(&with_cast(&program.instructions, Some(cast)), false)) {
+            Some(Ok(loaded)) => return Ok(loaded),
+            Some(Err(error)) => info!(name, %error, "the kernel takes it without bpf_rdonly_cast only"),
+            None => {}
         }
+        load(&with_cast(&program.instructions, None), true)
     }
 }
 
 /// `HF_CALL_CAST` of `bpf/at_hook.h`: where `bpf_rdonly_cast` is called.
 const CALL_CAST: i32 = 0x7fff_0001;
+/// `HF_TYPE_OF_MOUNT`: the type that it is called for.
+const TYPE_OF_MOUNT: i32 = 0x7fff_0002;
 /// `BPF_JMP | BPF_CALL`.
 const CALL: u8 = 0x85;
 /// `BPF_PSEUDO_KFUNC_CALL`: a call of a function of the kernel's, by its number in the kernel's types.
 const KERNEL_FUNCTION: u8 = 2;
-/// `BPF_ALU64 | BPF_MOV | BPF_K`.
+/// `BPF_ALU64 | BPF_MOV | BPF_K`, and the same of 32 bits.
 const MOVE: u8 = 0xb7;
+const MOVE_32: u8 = 0xb4;
 
 fn is_cast(instruction: bpf_insn) -> bool {
     (instruction.code, instruction.src_reg(), instruction.imm) == (CALL, 0, CALL_CAST)
 }
 
-/// The instructions with this function called, or with 0 for what it would give.
-fn with_cast(instructions: &[bpf_insn], cast: Option<u32>) -> Vec<bpf_insn> {
+/// The instructions with this function called for this type, or with 0 for what it would give.
+fn with_cast(instructions: &[bpf_insn], cast: Option<(u32, u32)>) -> Vec<bpf_insn> {
+    let numbers =
+        cast.and_then(|(function, mount)| Some((function.try_into().ok()?, mount.try_into().ok()?)));
     let mut instructions = instructions.to_vec();
-    for instruction in instructions.iter_mut().filter(|instruction| is_cast(**instruction)) {
-        if let Some(cast) = cast.and_then(|cast| i32::try_from(cast).ok()) {
-            instruction.set_src_reg(KERNEL_FUNCTION);
-            instruction.imm = cast;
-        } else {
-            (instruction.code, instruction.imm) = (MOVE, 0);
+    for instruction in &mut instructions {
+        match numbers {
+            Some((function, _)) if is_cast(*instruction) => {
+                instruction.set_src_reg(KERNEL_FUNCTION);
+                instruction.imm = function;
+            }
+            None if is_cast(*instruction) => (instruction.code, instruction.imm) = (MOVE, 0),
+            Some((_, mount))
+                if matches!(instruction.code, MOVE | MOVE_32) && instruction.imm == TYPE_OF_MOUNT =>
+            {
+                instruction.imm = mount;
+            }
+            _ => {}
         }
     }
     instructions
@@ -179,13 +189,15 @@ mod tests {
 
     #[test]
     fn the_call_is_of_the_kernels_function_or_gives_nothing() {
-        let code = [instruction(CALL, 14), instruction(CALL, CALL_CAST)];
+        let code = [instruction(CALL, 14), instruction(MOVE, TYPE_OF_MOUNT), instruction(CALL, CALL_CAST)];
         let seen = |code: &[bpf_insn]| -> Vec<(u8, u8, i32)> {
             code.iter()
                 .map(|instruction| (instruction.code, instruction.src_reg(), instruction.imm))
                 .collect()
         };
-        assert_eq!(seen(&with_cast(&code, Some(77))), [(CALL, 0, 14), (CALL, KERNEL_FUNCTION, 77)]);
-        assert_eq!(seen(&with_cast(&code, None)), [(CALL, 0, 14), (MOVE, 0, 0)]);
+        let cast = with_cast(&code, Some((77, 5)));
+        assert_eq!(seen(&cast), [(CALL, 0, 14), (MOVE, 0, 5), (CALL, KERNEL_FUNCTION, 77)]);
+        let none = with_cast(&code, None);
+        assert_eq!(seen(&none), [(CALL, 0, 14), (MOVE, 0, TYPE_OF_MOUNT), (MOVE, 0, 0)]);
     }
 }

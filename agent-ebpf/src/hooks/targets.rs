@@ -22,6 +22,8 @@ pub(super) struct Targets {
     pub(super) has_loop: bool,
     /// The function `bpf_rdonly_cast`, which programs may call (since 6.2).
     pub(super) cast: Option<u32>,
+    /// The structure `mount`; where there are several, the last of them.
+    pub(super) mount: Option<u32>,
 }
 
 impl Targets {
@@ -53,6 +55,7 @@ impl Targets {
                 }
             }
             TYPEDEF if name == b"btf_trace_sys_enter" => found.sys_enter = Some(id),
+            STRUCTURE if name == b"mount" => found.mount = Some(id),
             _ => {}
         })?;
         if !found.has_loop {
@@ -66,6 +69,7 @@ impl Targets {
 
 /// include/uapi/linux/btf.h
 const MAGIC: u16 = 0xeb9f;
+const STRUCTURE: u32 = 4;
 const ENUMERATION: u32 = 6;
 const TYPEDEF: u32 = 8;
 const FUNC: u32 = 12;
@@ -85,7 +89,7 @@ fn tail(kind: u32, members: usize) -> Option<usize> {
     })
 }
 
-/// Calls `each` with the number, kind and name of every function and type definition, and of every enumerator with the
+/// Calls `each` with the number, kind and name of every function, structure and type definition, and of every enumerator with the
 /// number of its enumeration.
 fn each_name(btf: &[u8], mut each: impl FnMut(u32, u32, &[u8])) -> Option<()> {
     let word = |bytes: &[u8], at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
@@ -104,7 +108,7 @@ fn each_name(btf: &[u8], mut each: impl FnMut(u32, u32, &[u8])) -> Option<()> {
             let text = strings.get(usize::try_from(word(types, at)?).ok()?..)?;
             text.split(|byte| *byte == 0).next()
         };
-        if kind == FUNC || kind == TYPEDEF {
+        if matches!(kind, FUNC | TYPEDEF | STRUCTURE) {
             each(id, kind, name(at)?);
         }
         if kind == ENUMERATION {
@@ -145,17 +149,18 @@ mod tests {
         let found = Targets::find(&btf(&[
             ("int", 1, 0, 4),
             ("bpf_lsm_sb_mount", FUNC, 1, 0),
-            ("s", 4, 3, 36),
+            ("mount", 4, 3, 36),
             ("security_settime64", FUNC, 0, 0),
             ("e", 19, 2, 24),
             ("btf_trace_sys_enter", TYPEDEF, 0, 0),
             // Not a function: a structure may have any name.
             ("bpf_lsm_bpf", 4, 0, 0),
+            ("bpf_rdonly_cast", FUNC, 0, 0),
         ]))
         .unwrap();
         assert_eq!(found.lsm, BTreeMap::from([(Hook::SbMount, 2)]));
         assert_eq!(found.functions, BTreeMap::from([(Hook::Settime, 4)]));
-        assert_eq!(found.sys_enter, Some(6));
+        assert_eq!((found.sys_enter, found.mount, found.cast), (Some(6), Some(3), Some(8)));
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn targets(lsm: &[Hook], functions: &[Hook]) -> Targets {
         sys_enter: Some(9),
         has_loop: true,
         cast: None,
+        mount: None,
     }
 }
 

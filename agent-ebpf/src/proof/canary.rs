@@ -129,8 +129,8 @@ pub fn enroll(site: Site, lowered: &mut Lowered, mechanisms: &Mechanisms) {
 const ACCESS: [(Hook, &str); 3] =
     [(Hook::FileOpen, "read"), (Hook::Capable, "capability"), (Hook::BprmCheckSecurity, "execute")];
 
-/// Every path but those that begin like this program's, which the attempt `read` opens: on the root's mount, as it mostly is,
-/// the kernel looks at beginnings first, and that is tried too.
+/// Every path but those that begin like this program's, which the attempt `read` opens: the kernel looks at beginnings first,
+/// and that is tried too. The path is as the agent's root shows it, which is that of its mount namespace: no chroot.
 fn elsewhere(program: &Path) -> abi::Elsewhere {
     // A program that was replaced has no path any more, but a name.
     let Ok(path) = fs::canonicalize(program).or_else(|_| fs::read_link(program)) else {

@@ -52,6 +52,8 @@ pub struct Program<'a> {
     pub functions: &'a [u8],
     /// Size of one record.
     pub function_record: u32,
+    /// Whether the verifier is asked why, where it refuses: that takes as long again.
+    pub explain: bool,
 }
 
 /// The kernel refused a program.
@@ -127,7 +129,7 @@ pub fn load_program(program: &Program<'_>) -> Result<OwnedFd, LoadFailure> {
     let quiet = |source| LoadFailure { source, log: String::new() };
     match try_load(program, &mut []) {
         Ok(fd) => Ok(fd),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(quiet(error)),
+        Err(error) if !program.explain || error.raw_os_error() == Some(libc::EPERM) => Err(quiet(error)),
         Err(source) => {
             // Kernels before 6.4 keep the beginning of a log that is longer than this, and what is wrong stands at its end;
             // 6.1 says more than a mebibyte of 44,000 instructions. What is not written to takes no memory.

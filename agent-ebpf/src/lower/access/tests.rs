@@ -84,7 +84,7 @@ impl Kernel<'_> {
         said(self.set, row.map(|row| row.answer[usize::from(!in_image)]))
     }
 
-    /// As `hf_is_elsewhere`, for a path of the root's mount.
+    /// As `hf_is_elsewhere`.
     fn is_elsewhere(&self, path: &[u8]) -> bool {
         let mut names = path.split(|byte| *byte == b'/').skip(1);
         let is_not = |words: &[u64; abi::BEGINNING_WORDS], name: &[u8]| {
