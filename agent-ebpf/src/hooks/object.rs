@@ -21,6 +21,7 @@ use crate::abi::sys::bpf::{self, LoadFailure, ProgramKind};
 pub(super) struct Object {
     parsed: aya_obj::Object,
     types: Arc<OwnedFd>,
+    /// See [`with_cast`].
     cast: Option<(u32, u32)>,
 }
 
@@ -34,6 +35,7 @@ struct Program {
 /// Programs that are ready to be loaded.
 pub(super) struct Programs {
     by_name: BTreeMap<String, Program>,
+    /// See [`with_cast`].
     cast: Option<(u32, u32)>,
     license: CString,
     types: Arc<OwnedFd>,
@@ -41,8 +43,8 @@ pub(super) struct Programs {
 }
 
 impl Object {
-    /// Reads an object and relocates it. `cast` are the kernel's `bpf_rdonly_cast` and `struct
-    /// mount` in its types.
+    /// Reads an object and relocates it. `cast`: the numbers of `bpf_rdonly_cast` and of `struct mount` among the kernel's
+    /// types.
     pub(super) fn read(bytes: &[u8], kernel: &Btf, cast: Option<(u32, u32)>) -> Result<Self, HookError> {
         let failed = |what: &dyn std::fmt::Display| HookError::Object(what.to_string());
         let mut object = aya_obj::Object::parse(bytes).map_err(|e| failed(&e))?;
@@ -156,7 +158,8 @@ fn is_cast(instruction: bpf_insn) -> bool {
     (instruction.code, instruction.src_reg(), instruction.imm) == (CALL, 0, CALL_CAST)
 }
 
-/// The instructions with this function called for this type, or with 0 for what it would give.
+/// The instructions with the function of the first number called for the type of the second, or with 0 for what it would
+/// give.
 fn with_cast(instructions: &[bpf_insn], cast: Option<(u32, u32)>) -> Vec<bpf_insn> {
     let numbers =
         cast.and_then(|(function, mount)| Some((function.try_into().ok()?, mount.try_into().ok()?)));
