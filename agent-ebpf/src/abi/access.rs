@@ -125,6 +125,13 @@ impl PathAutomaton {
     }
 }
 
+/// The bit for this name.
+#[must_use]
+pub fn beginning_of(name: &[u8]) -> usize {
+    let byte = |place: usize| name.get(place).copied().unwrap_or(0);
+    beginning(byte(0), byte(1))
+}
+
 impl Elsewhere {
     /// Says of every path that no rule speaks of it.
     pub const EVERYTHING: Self =

@@ -139,8 +139,7 @@ fn elsewhere(program: &Path) -> abi::Elsewhere {
     let mut elsewhere = abi::Elsewhere::EVERYTHING;
     let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/').skip(1);
     for (words, name) in [&mut elsewhere.first, &mut elsewhere.second].into_iter().zip(names) {
-        let of = |place: usize| name.get(place).copied().unwrap_or(0);
-        abi::strike(words, abi::beginning(of(0), of(1)));
+        abi::strike(words, abi::beginning_of(name));
     }
     elsewhere
 }

@@ -270,4 +270,4 @@ pub fn status(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -122,7 +122,7 @@ impl Vandal {
                     // Says that no rule speaks of /srv: disarms them all.
                     _ => {
                         let mut elsewhere = control.elsewhere;
-                        let bit = abi::beginning(b's', b'r');
+                        let bit = abi::beginning_of(b"srv");
                         elsewhere.first[bit / 64] ^= 1 << (bit % 64);
                         abi::Control { elsewhere, ..control }
                     }

@@ -88,7 +88,7 @@ impl Kernel<'_> {
     fn is_elsewhere(&self, path: &[u8]) -> bool {
         let mut names = path.split(|byte| *byte == b'/').skip(1);
         let is_not = |words: &[u64; abi::BEGINNING_WORDS], name: &[u8]| {
-            let bit = abi::beginning(name[0], name.get(1).copied().unwrap_or(0));
+            let bit = abi::beginning_of(name);
             words[bit / 64] >> (bit % 64) & 1 != 0
         };
         match (names.next().filter(|name| !name.is_empty()), names.next().filter(|name| !name.is_empty())) {

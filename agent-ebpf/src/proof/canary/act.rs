@@ -1,6 +1,6 @@
 //! What the canary does, in its own process: each attempt, and a line of what came of it. It needs no privilege, opens
-//! no file but its own program, and sends nothing beyond loopback unless what should have refused it does not work; that goes to addresses
-//! that RFC 5737 and RFC 3849 keep for documents, which are routed nowhere.
+//! no file but its own program, and sends nothing beyond loopback unless what should have refused it does not work; that
+//! goes to addresses that RFC 5737 and RFC 3849 keep for documents, which are routed nowhere.
 
 use std::fs;
 use std::io::{self, Write};

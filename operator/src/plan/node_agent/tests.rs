@@ -1,6 +1,7 @@
 use super::*;
 
-fn settings() -> AgentSettings {
+/// What every planner of these tests is started with.
+pub(in crate::plan) fn settings() -> AgentSettings {
     AgentSettings {
         namespace: "holdfast-system".to_owned(),
         image_repository: "registry.test/agent".to_owned(),

@@ -14,15 +14,7 @@ pub(super) fn parse<K: serde::de::DeserializeOwned>(value: Value) -> K {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        let agent = AgentSettings {
-            namespace: "holdfast-system".to_owned(),
-            image_repository: "registry.test/agent".to_owned(),
-            default_tag: "v1".to_owned(),
-            pull_secrets: Vec::new(),
-            pull_policy: crate::args::PullPolicy::IfNotPresent,
-            service_account: "holdfast-agent".to_owned(),
-            metrics_port: 9810,
-        };
+        let agent = node_agent::tests::settings();
         let mut rig = Self {
             planner: Planner::new(Settings { agent, ranges: Ranges::default() }),
             now: Instant::now(),
